@@ -1,0 +1,136 @@
+"""What the rest of the collector may ask of the kernel side.
+
+`BccDatapath` (collector/kernel/datapath.py) is the real one; the tests have a fake, and both pass one suite.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from policy.compile import Compiled
+from schemas.codes import Mode
+from schemas.messages import FlowSums
+
+
+@dataclass(frozen=True)
+class Interface:
+    """An interface to watch: `hooks` is `ingress`, `egress` or `both`."""
+
+    name: str
+    hooks: str = "both"
+
+
+@dataclass(frozen=True)
+class DatapathSettings:
+    """What a datapath is made from. `knobs` override schemas.structs.KNOBS by name."""
+
+    pins: Path  # /sys/fs/bpf/ztlens/<instance>
+    interfaces: tuple[Interface, ...]
+    netns: str = ""  # name of the network namespace the interfaces are in; "": this one
+    knobs: dict[str, int] = field(default_factory=dict)
+    sample: int = 1000  # 1 in N packets of a flow; 0: none
+    budget: int = 250_000  # events a second and CPU
+    midstream_seconds: int = 600  # TCP without a SYN may be judged both ways so long after a first start
+    timeouts: dict[str, int] = field(default_factory=dict)  # override schemas.structs.TIMEOUTS, seconds
+
+
+@dataclass(frozen=True)
+class Events:
+    """Consecutive records copied out of the ring: `rows` (dtype schemas.verdict.DTYPE) begin at `start`."""
+
+    start: int
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """One sweep over the flow table. `sums` covers the flows that stay."""
+
+    ended: int
+    flushed: int  # due events emitted late
+    sums: FlowSums
+
+
+class Datapath(Protocol):
+    """A loaded and attached kernel side. Not thread-safe, but for `wait`."""
+
+    ring_id: str
+    """Random, made with the ring and pinned beside it: events are numbered within it."""
+    adopted: bool
+    """True if it was found running and taken over."""
+    interfaces: dict[str, str]
+    """Interface → how it is watched: `native`, `generic` (counts are aggregated), `egress`, joined by `+`."""
+    notices: Sequence[str]
+    """What an operator should know about the start (generic XDP, adoption, …), a line each."""
+
+    @property
+    def ring_bytes(self) -> int: ...
+    @property
+    def produced(self) -> int:
+        """Ring position behind the last record."""
+        ...
+
+    @property
+    def consumed(self) -> int:
+        """Ring position up to which records are released."""
+        ...
+
+    def read(self, limit: int) -> Events | None:
+        """Up to `limit` complete records behind the last one read (not: released); None if there is none."""
+        ...
+
+    def release(self, position: int) -> None:
+        """Give the ring's space before `position` back to the kernel: JetStream has acknowledged it."""
+        ...
+
+    def fileno(self) -> int:
+        """Descriptor for epoll; use EPOLLET (level-triggered spins while unreleased records stay)."""
+        ...
+
+    def apply(self, compiled: Compiled, revision: int) -> None:
+        """Write the idle slot, read it back, switch with one store, wait a grace period.
+
+        `revision` is the running one + 1. Raises KernelError (nothing switched) when a table is too small.
+        """
+        ...
+
+    def set_mode(self, mode: Mode) -> None: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def mode(self) -> Mode: ...
+
+    def counters(self) -> dict[str, int]:
+        """schemas.codes.Counter by word, summed over CPUs."""
+        ...
+
+    def rule_counters(self, slot: int) -> np.ndarray:
+        """Sums over CPUs, dtype RULE_COUNTER, by rule number, since the datapath was made."""
+        ...
+
+    def rule_baseline(self, slot: int) -> np.ndarray:
+        """`rule_counters` as they were when the revision in `slot` began."""
+        ...
+
+    def sweep(self) -> SweepReport:
+        """Emit what is due, end what is over (mark, membarrier, reap). Exact under load."""
+        ...
+
+    def detach(self) -> None:
+        """Take the programs off the interfaces; maps and ring stay. Idempotent."""
+        ...
+
+    def end_all_flows(self) -> None:
+        """After `detach`: emit `end` for every flow, as far as the ring has room (call again after a drain)."""
+        ...
+
+    def unpin(self) -> None:
+        """Remove the pins: with this process the ring goes. After `detach`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of descriptors; what is attached and pinned goes on."""
+        ...

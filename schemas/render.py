@@ -1,0 +1,79 @@
+"""Writes `bpf/types.h` from the descriptions: `python -m schemas.render [--check]`."""
+
+import sys
+from enum import IntEnum, IntFlag
+from pathlib import Path
+
+from schemas import codes, structs
+from schemas.structs import Struct, dtype
+from schemas.verdict import STRIDE, VERDICT_EVENT
+
+TYPES_H = Path(__file__).resolve().parent.parent / "bpf" / "types.h"
+ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
+    ("DECISION", codes.Decision), ("OUTCOME", codes.Outcome), ("MODE", codes.Mode), ("EVENT", codes.EventKind),
+    ("DIRECTION", codes.Direction), ("REASON", codes.Reason), ("FLAG", codes.Flag), ("RULE", codes.RuleId),
+    ("IDENTITY", codes.IdentityId), ("COUNTER", codes.Counter), ("TIMEOUT", codes.FlowClass),
+)  # fmt: skip
+
+
+def c_struct(struct: Struct) -> list[str]:
+    """`struct` as C, followed by assertions on its size and every offset."""
+    layout = dtype(struct)
+    lines = [f"/* {struct.meaning} */", f"struct {struct.name} {{"]
+    for f in struct.fields:
+        array = f"[{f.count}]" if f.count > 1 else ""
+        lines.append(f"\t{f.ctype} {f.name}{array};" + (f" /* {f.meaning} */" if f.meaning else ""))
+    lines.append("};")
+    for f in struct.fields:
+        offset = layout.fields[f.name][1]  # type: ignore[index]
+        lines.append(
+            f'_Static_assert(__builtin_offsetof(struct {struct.name}, {f.name}) == {offset}, "{struct.name}.{f.name}");'
+        )
+    lines.append(f'_Static_assert(sizeof(struct {struct.name}) == {layout.itemsize}, "{struct.name}");')
+    return [*lines, ""]
+
+
+def types_h() -> str:
+    """The whole of `bpf/types.h`."""
+    out = [
+        "/* The kernel/user contract. Made by `python -m schemas.render` from schemas/: change it there. */",
+        "#ifndef ZTLENS_TYPES_H",
+        "#define ZTLENS_TYPES_H",
+        "",
+        "/* Sizes; the loader may set each with -D. */",
+    ]
+    for knob in structs.KNOBS:
+        out += [f"#ifndef {knob.name}", f"#define {knob.name} {knob.default} /* {knob.unit}: {knob.meaning} */", "#endif"]
+    out.append("")
+    for prefix, kind in ENUMS:
+        out.append(f"enum {prefix.lower()}_code {{")
+        out += [f"\t{prefix}_{code.name} = {int(code)}," for code in kind]
+        if kind is codes.Counter:
+            out.append(f"\tCOUNTERS = {len(kind)},")
+        out += ["};", ""]
+    for group, (start, size) in structs.PORT_GROUPS.items():
+        out.append(f"#define PORTS_{group} {start} /* {size} entries */")
+    out.append(f"#define PORTS_PER_SLOT {structs.PORTS_PER_SLOT}")
+    for prefix, table in (("VERDICT", structs.VERDICT_BITS), ("FLOW", structs.FLOW_STATES), ("DUE", structs.DUE_BITS)):
+        out += [f"#define {prefix}_{name} {value}ULL" for name, value in table.items()]
+    for name in ("REVISION_SHIFT", "RULE_SHIFT", "REASON_SHIFT"):
+        out.append(f"#define {name} {getattr(structs, name)}")
+    out.append("")
+    for struct in structs.STRUCTS:
+        out += c_struct(struct)
+    out += c_struct(VERDICT_EVENT)
+    out += [f"#define EVENT_STRIDE {STRIDE} /* bytes from one record of the ring to the next */", "", "#endif", ""]
+    return "\n".join(out)
+
+
+def main() -> int:
+    """Write the files; with --check say whether they are current (exit status 1: no)."""
+    text = types_h()
+    if "--check" in sys.argv:
+        return int(TYPES_H.read_text() != text)
+    TYPES_H.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
