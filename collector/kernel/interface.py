@@ -6,13 +6,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from policy.compile import Compiled
 from schemas.codes import Mode
 from schemas.messages import FlowSums
+
+if TYPE_CHECKING:
+    from policy.compile import Compiled
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,11 @@ class Datapath(Protocol):
     """Interface → how it is watched: `native`, `generic` (counts are aggregated), `egress`, joined by `+`."""
     notices: Sequence[str]
     """What an operator should know about the start (generic XDP, adoption, …), a line each."""
+    predecessor: "Datapath | None"
+    """A datapath of another layout that ran here until now, already detached: end its flows, drain its ring with
+    `end_all_flows`, `read`, `release`, then `unpin` and `close` it. Its rows come converted to today's dtype."""
+    stride: int
+    """Bytes from one record of the ring to the next: today's schemas.verdict.STRIDE, but for a predecessor."""
 
     @property
     def ring_bytes(self) -> int: ...
@@ -90,7 +97,7 @@ class Datapath(Protocol):
         """Descriptor for epoll; use EPOLLET (level-triggered spins while unreleased records stay)."""
         ...
 
-    def apply(self, compiled: Compiled, revision: int) -> None:
+    def apply(self, compiled: "Compiled", revision: int) -> None:
         """Write the idle slot, read it back, switch with one store, wait a grace period.
 
         `revision` is the running one + 1. Raises KernelError (nothing switched) when a table is too small.

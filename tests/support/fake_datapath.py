@@ -1,0 +1,261 @@
+"""A datapath without a kernel, for tests of what stands above it.
+
+`FakeKernel` is what would live on in the kernel (ring, counters, flows, configuration): it survives its owner.
+`FakeDatapath` is an open handle on one, so opening a second one on the same kernel is an adoption after a crash.
+Tests drive it with `kernel.push(make_rows(n))`; it keeps the same books as the real one, so ledgers balance.
+
+It passes the same suite as the real datapath (tests/support/datapath_suite.py).
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from collector.errors import KernelError
+from collector.kernel.interface import Events, SweepReport
+from schemas.codes import Counter, Decision, EventKind, Mode, Outcome, Reason, RuleId, word
+from schemas.messages import FlowSums
+from schemas.structs import KNOBS, RULE_COUNTER, dtype
+from schemas.verdict import DTYPE, STRIDE
+
+if TYPE_CHECKING:
+    from policy.compile import Compiled
+
+RULE_COUNTER_DTYPE = dtype(RULE_COUNTER)
+RULES_MAX = next(k.default for k in KNOBS if k.name == "RULES_MAX")
+
+
+def make_rows(n: int, *, first_flow: int = 1, **columns: Any) -> np.ndarray:
+    """`n` plausible `new` verdicts (dtype schemas.verdict.DTYPE), each of a flow of its own with one packet of 60 bytes.
+
+    `columns` override whole columns with a scalar or an array of n values. Flow ids count up from `first_flow`.
+    """
+    rows = np.zeros(n, DTYPE)
+    rows["time"] = time.monotonic_ns() + np.arange(n)
+    rows["flow_id"] = first_flow + np.arange(n)
+    numbers = (first_flow + np.arange(n)) & 0xFFFF
+    addresses = np.zeros((2, n, 16), np.uint8)
+    addresses[:, :, 12] = 10
+    addresses[1, :, 14] = 2
+    addresses[0, :, 14], addresses[0, :, 15] = numbers >> 8, numbers & 0xFF
+    addresses[1, :, 15] = 20
+    rows["src"], rows["dst"] = addresses.view("V16")[..., 0]
+    rows["packets_original"], rows["bytes_original"] = 1, 60
+    rows["sport"], rows["dport"] = 1024 + numbers % 60000, 5432
+    rows["family"], rows["proto"], rows["direction"], rows["ifindex"] = 4, 6, 1, 2
+    rows["event"], rows["decision"], rows["outcome"] = EventKind.NEW, Decision.ALLOW, Outcome.PASSED
+    rows["reason"], rows["rule"] = Reason.NO_POLICY, RuleId.NO_POLICY
+    for name, value in columns.items():
+        rows[name] = value
+    return rows
+
+
+class FakeKernel:
+    """The part that outlives its owner. `ring_records` is how many events the ring holds."""
+
+    def __init__(self, ring_records: int = 4096, ring_id: str = "", stride: int = STRIDE) -> None:
+        self.ring_id = ring_id or secrets.token_hex(8)
+        self.stride = stride
+        self.ring = np.zeros(ring_records, DTYPE)
+        self.produced = self.consumed = 0  # positions, bytes
+        self.busy_from: int | None = None  # position of a record a CPU still writes: readers stop there
+        self.counters = {word(c): 0 for c in Counter}
+        self.rule_counters = np.zeros((2, RULES_MAX + RuleId.FIRST), RULE_COUNTER_DTYPE)
+        self.rule_baseline = self.rule_counters.copy()
+        self.flows: dict[int, np.void] = {}  # id → its latest row
+        self.due: list[np.void] = []  # events that found the ring full
+        self.revision, self.mode = 0, Mode.MONITOR
+        self.applied: list[tuple[Compiled, int]] = []
+        self.attached, self.pinned = True, True
+        self.failures: dict[str, Exception] = {}  # method → raised by its next call
+        self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def push(self, rows: np.ndarray) -> int:
+        """Packets happened: count them and emit `rows`. Returns how many the ring took; the rest is due (or, samples, lost).
+
+        `packets_*` and `bytes_*` are cumulative by flow, as on the real ring; flow_id 0 is an untracked packet.
+        """
+        taken = 0
+        for row in rows:
+            self._count(row)
+            taken += self._emit(row)
+        return taken
+
+    def _count(self, row: np.void) -> None:
+        flow, event = int(row["flow_id"]), int(row["event"])
+        before = self.flows.get(flow) if flow else None
+        packets = _packets(row) - (_packets(before) if before is not None else 0)
+        size = _bytes(row) - (_bytes(before) if before is not None else 0)
+        self.counters["received"] += packets
+        self.counters["parsed"] += packets
+        self.counters["events_due"] += 1
+        by_rule = self.rule_counters[int(row["revision"]) & 1, int(row["rule"])]
+        outcome = "passed" if row["outcome"] == Outcome.PASSED else "dropped"
+        by_rule["packets_" + outcome] += packets
+        by_rule["bytes_" + outcome] += size
+        if not flow:
+            self.counters["untracked_unattributable"] += packets
+            return
+        self.counters["flows_created"] += before is None
+        self.flows[flow] = row.copy()
+        if event == EventKind.END:
+            self._forget(flow)
+
+    def _forget(self, flow: int) -> None:
+        row = self.flows.pop(flow)
+        self.counters["flows_ended"] += 1
+        self.counters["ended_packets"] += _packets(row)
+        self.counters["ended_bytes"] += _bytes(row)
+
+    def _emit(self, row: np.void) -> bool:
+        if self.produced - self.consumed >= len(self.ring) * self.stride:
+            if row["event"] == EventKind.SAMPLE:
+                self.counters["samples_lost"] += 1
+            else:
+                self.counters["reserve_failed"] += 1
+                self.due.append(row.copy())
+            return False
+        self.ring[self.produced // self.stride % len(self.ring)] = row
+        self.produced += self.stride
+        os.eventfd_write(self.event_fd, 1)
+        return True
+
+    def close(self) -> None:
+        """Let the descriptor go; the test's end."""
+        os.close(self.event_fd)
+
+
+def _packets(row: np.void) -> int:
+    return int(row["packets_original"]) + int(row["packets_reply"])
+
+
+def _bytes(row: np.void) -> int:
+    return int(row["bytes_original"]) + int(row["bytes_reply"])
+
+
+class FakeDatapath:
+    """An open handle on a FakeKernel; see collector.kernel.interface.Datapath for what each method promises."""
+
+    def __init__(
+        self,
+        kernel: FakeKernel | None = None,
+        *,
+        adopted: bool = False,
+        predecessor: "FakeDatapath | None" = None,
+        interfaces: dict[str, str] | None = None,
+    ) -> None:
+        self.kernel = kernel or FakeKernel()
+        self.ring_id = self.kernel.ring_id
+        self.stride = self.kernel.stride
+        self.adopted = adopted
+        self.interfaces = interfaces if interfaces is not None else {"veth0": "native+egress"}
+        self.notices: Sequence[str] = ()
+        self.predecessor = predecessor
+        self.closed = False
+        self._next = self.kernel.consumed
+
+    def _may_fail(self, name: str) -> None:
+        if name in self.kernel.failures:
+            raise self.kernel.failures.pop(name)
+
+    @property
+    def ring_bytes(self) -> int:
+        return len(self.kernel.ring) * self.stride
+
+    @property
+    def produced(self) -> int:
+        return self.kernel.produced
+
+    @property
+    def consumed(self) -> int:
+        return self.kernel.consumed
+
+    def read(self, limit: int) -> Events | None:
+        self._may_fail("read")
+        end = self.kernel.produced if self.kernel.busy_from is None else self.kernel.busy_from
+        n = min((end - self._next) // self.stride, limit)
+        if n <= 0:
+            return None
+        start, self._next = self._next, self._next + n * self.stride
+        return Events(start, self.kernel.ring[(start // self.stride + np.arange(n)) % len(self.kernel.ring)])
+
+    def release(self, position: int) -> None:
+        self._may_fail("release")
+        if not self.kernel.consumed <= position <= self._next or (position % self.stride):
+            raise ValueError(f"release({position}) outside of [{self.kernel.consumed}, {self._next}]")
+        self.kernel.consumed = position
+
+    def fileno(self) -> int:
+        return self.kernel.event_fd
+
+    def apply(self, compiled: "Compiled", revision: int) -> None:
+        self._may_fail("apply")
+        if revision != self.kernel.revision + 1:
+            raise ValueError(f"revision {revision} does not follow {self.kernel.revision}")
+        if len(compiled.rules) > RULES_MAX:
+            raise KernelError(f"{len(compiled.rules)} rules, room for {RULES_MAX}", "raise the knob RULES_MAX")
+        slot = revision & 1
+        self.kernel.rule_baseline[slot] = self.kernel.rule_counters[slot]
+        self.kernel.applied.append((compiled, revision))
+        self.kernel.revision = revision
+
+    def set_mode(self, mode: Mode) -> None:
+        self._may_fail("set_mode")
+        self.kernel.mode = mode
+
+    @property
+    def revision(self) -> int:
+        return self.kernel.revision
+
+    @property
+    def mode(self) -> Mode:
+        return self.kernel.mode
+
+    def counters(self) -> dict[str, int]:
+        return dict(self.kernel.counters)
+
+    def rule_counters(self, slot: int) -> np.ndarray:
+        return self.kernel.rule_counters[slot].copy()
+
+    def rule_baseline(self, slot: int) -> np.ndarray:
+        return self.kernel.rule_baseline[slot].copy()
+
+    def sweep(self) -> SweepReport:
+        self._may_fail("sweep")
+        owed, self.kernel.due = self.kernel.due, []
+        flushed = sum(self.kernel._emit(row) for row in owed)
+        return SweepReport(0, flushed, self._sums())
+
+    def _sums(self) -> FlowSums:
+        rows = list(self.kernel.flows.values())
+        return FlowSums(
+            len(rows), sum(_packets(r) for r in rows), sum(_bytes(r) for r in rows), due=len(self.kernel.due)
+        )
+
+    def detach(self) -> None:
+        self.kernel.attached = False
+        self.interfaces = {}
+
+    def end_all_flows(self) -> None:
+        self._may_fail("end_all_flows")
+        self.sweep()
+        for flow, row in list(self.kernel.flows.items()):
+            if self.kernel.due or self.kernel.produced - self.kernel.consumed >= self.ring_bytes:
+                return
+            end = row.copy()
+            end["event"] = EventKind.END
+            self.kernel.counters["events_due"] += 1
+            self.kernel._emit(end)
+            self.kernel._forget(flow)
+
+    def unpin(self) -> None:
+        if self.kernel.attached:
+            raise KernelError("still attached", "detach first")
+        self.kernel.pinned = False
+
+    def close(self) -> None:
+        self.closed = True
