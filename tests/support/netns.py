@@ -47,7 +47,9 @@ class Lab:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for opened in self._sockets:
             opened.close()
         for name in reversed(self._namespaces):
@@ -76,7 +78,7 @@ class Lab:
             netns=where,
         )
 
-    def socket(self, where: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    def open(self, where: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket inside `where`, closed with the lab; its time-out is 10 s."""
         opened = call_in(where, lambda: socket.socket(family, kind, protocol))
         opened.settimeout(10)
@@ -85,14 +87,14 @@ class Lab:
 
     def udp(self, where: str, address: str = "", port: int = 0, *, family: int = socket.AF_INET) -> socket.socket:
         """A UDP socket in `where`, bound when `address` or `port` is given (IPv6 when `address` holds a colon)."""
-        opened = self.socket(where, socket.AF_INET6 if ":" in address else family, socket.SOCK_DGRAM)
+        opened = self.open(where, socket.AF_INET6 if ":" in address else family, socket.SOCK_DGRAM)
         if address or port:
             opened.bind((address, port))
         return opened
 
     def listen(self, where: str, address: str, port: int) -> socket.socket:
         """A TCP socket listening in `where`; who connects is up to the kernel's backlog until accepted."""
-        opened = self.socket(where, socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        opened = self.open(where, socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind((address, port))
         opened.listen(128)
@@ -100,6 +102,6 @@ class Lab:
 
     def connect(self, where: str, address: str, port: int) -> socket.socket:
         """A TCP connection from `where`. Raises OSError."""
-        opened = self.socket(where, socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        opened = self.open(where, socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         opened.connect((address, port))
         return opened
