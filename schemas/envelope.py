@@ -57,12 +57,15 @@ _decoder = msgspec.msgpack.Decoder(Envelope)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(rows: np.ndarray, *, node: str, ring: str, start: int, clock: int, rev: int) -> bytes:
-    """Pack `rows` (dtype `schemas.verdict.DTYPE`, shape (n,)), which begin at ring position `start`."""
+def encode(rows: np.ndarray, *, node: str, ring: str, start: int, clock: int, rev: int, stride: int = STRIDE) -> bytes:
+    """Pack `rows` (dtype `schemas.verdict.DTYPE`, shape (n,)), which begin at ring position `start`.
+
+    `stride` differs from today's only for the ring of an older layout.
+    """
     n = len(rows)
     return _encoder.encode(
         {
-            "v": VERSION, "node": node, "ring": ring, "start": start, "end": start + n * STRIDE, "stride": STRIDE,
+            "v": VERSION, "node": node, "ring": ring, "start": start, "end": start + n * stride, "stride": stride,
             "n": n, "clock": clock, "rev": rev, "t": TYPES,
             "c": {name: np.ascontiguousarray(rows[name]).tobytes() for name in TYPES},
         }
