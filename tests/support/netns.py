@@ -63,7 +63,7 @@ class Lab:
         return full
 
     def link(self, netns_a: str, name_a: str, netns_b: str, name_b: str, *, mtu: int = 1500) -> None:
-        """A veth pair, both ends up, without segmentation offload surprises: XDP sees frames as they are sent."""
+        """A veth pair, both ends up."""
         netns.batch(
             [f"link add {name_a} netns {netns_a} mtu {mtu} type veth peer name {name_b} netns {netns_b} mtu {mtu}"]
         )
