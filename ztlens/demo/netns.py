@@ -12,19 +12,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from ztlens.errors import Missing
+
 CLONE_NEWNET = 0x40000000
 NETNS_DIR = Path("/run/netns")
 T = TypeVar("T")
 
 
-class NetworkError(Exception):
+class NetworkError(Missing):
     """The kernel or `ip` refused. `hint`: one line, what to do next."""
-
-    exit_status = 3
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 def ip(*arguments: str, netns: str = "", lines: Iterable[str] = ()) -> str:
@@ -95,13 +91,13 @@ def write_sysctls(netns: str, values: dict[str, str]) -> None:
                 Path("/proc/sys/net", name).write_text(value)
             except OSError as error:
                 hint = "the demo needs IPv4 and IPv6 in the kernel" if isinstance(error, FileNotFoundError) else ""
-                raise NetworkError(f"sysctl net/{name}: {error.strerror}", hint) from error
+                raise NetworkError(f"sysctl net/{name}: {error.strerror}", hint or "run as root") from error
 
     call_in(netns, body)
 
 
 def add_namespace(netns: str, *, router: bool = False) -> None:
-    """Make `netns` with `lo` up, without duplicate address detection (addresses work at once), forwarding if `router`."""
+    """Make `netns` with `lo` up; forwarding if `router`. Addresses work at once: no duplicate address detection."""
     ip("netns", "add", netns)
     values = {f"ipv6/conf/{scope}/{key}": "0" for scope in ("all", "default") for key in ("accept_dad", "disable_ipv6")}
     if router:

@@ -14,6 +14,8 @@ from ztlens.demo.netns import NetworkError
 from ztlens.demo.network import MACHINES, DemoNetwork
 from ztlens.demo.workload import ROUNDS
 
+SOURCE = Path(__file__).resolve().parent.parent.parent
+"""Where `python -m ztlens…` finds this very package."""
 START_SECONDS = 60
 """Far beyond what starting Python seven times takes: reached only when something is broken."""
 STOP_SECONDS = 5
@@ -44,17 +46,16 @@ class Traffic:
         self.reports = {name: Report() for name in ROUNDS}
 
     @property
-    def pids(self) -> list[int]:
-        """Of the machines' processes."""
-        return [process.pid for process in self._processes.values()]
+    def pids(self) -> dict[str, int]:
+        """Machine → its process."""
+        return {name: process.pid for name, process in self._processes.items()}
 
     async def start(self) -> None:
         """Start every machine and wait until its servers listen. Raises NetworkError; then call `stop` all the same."""
-        source = Path(__file__).resolve().parent.parent.parent
         for name in MACHINES:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "ztlens.demo.workload", self._network.prefix, name, str(os.getpid()),
-                cwd=source, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+                cwd=SOURCE, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
             self._processes[name] = process
             self._listeners.append(asyncio.create_task(self._listen(name, process)))

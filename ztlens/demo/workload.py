@@ -136,7 +136,7 @@ ROUNDS: dict[str, tuple[Steps, float, int]] = {
     "cache": (cache_steps, 0.2, 1),
     "intruder": (intruder_steps, 0.15, 5),
 }
-"""Machine → steps of a round, seconds of rest after each step, steps at a time: together about 150 requests a second."""
+"""Machine → steps of a round, seconds of rest after each step, steps at a time: about 150 requests a second."""
 
 
 class Clients:
