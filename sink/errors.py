@@ -1,0 +1,31 @@
+"""What can go wrong in the sink.
+
+    SinkError          root; `hint` is the next step to take, `exit_status` that of docs/cli.md
+    ├── QueryError     the question is wrong (syntax, unknown column, not read-only): exit status 2
+    ├── BusyError      too many questions at once, or this one took too long; recoverable: ask again
+    └── StoreError     a commit failed (disk full, I/O error); recoverable: nothing is lost, it is tried again
+"""
+
+
+class SinkError(Exception):
+    """Root. `hint`: one line, what to do next."""
+
+    exit_status = 3
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class QueryError(SinkError):
+    """The SQL cannot be answered as it stands."""
+
+    exit_status = 2
+
+
+class BusyError(SinkError):
+    """The question was given up: no reader free, or over its time."""
+
+
+class StoreError(SinkError):
+    """A transaction was rolled back; the store holds what it held before."""

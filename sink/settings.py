@@ -1,0 +1,30 @@
+"""What a sink is started with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SinkSettings:
+    """`keep_age` in seconds, `keep_bytes` of the database file; 0: keep everything. Waits in seconds."""
+
+    database: Path
+    nats_url: str
+    run_dir: Path
+    keep_age: float = 30 * 86400.0
+    keep_bytes: int = 0
+    commit_rows: int = 10_000  # a commit waits for so many rows …
+    commit_wait: float = 0.25  # … or so long
+    commit_rows_max: int = 120_000  # and takes no more than so many (DuckDB's row group holds 122,880)
+    fetch: int = 32  # messages asked of the stream ahead
+    gap_deadline: float = 30.0  # a hole below the acknowledged position, this old with all read, is a gap
+    retention_interval: float = 3600.0
+    readers: int = 4  # questions answered at the same time
+    query_timeout: float = 30.0
+    memory_limit: str = "256MB"  # DuckDB's own; the process needs about 150 MB besides
+    threads: int = 0  # DuckDB's; 0: one a CPU, at most 4
+
+    @property
+    def socket(self) -> Path:
+        """The query API's Unix socket."""
+        return self.run_dir / "sink.sock"
