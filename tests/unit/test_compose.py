@@ -1,0 +1,103 @@
+"""compose.yaml and the Dockerfile name only what exists: no engine runs them here, so every name is checked."""
+
+import asyncio
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import nats
+import nats.errors
+import pytest
+import typer
+import yaml
+
+from tests.support.nats import BINARY, NatsServer
+from ztlens import config
+from ztlens.main import app
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES = COMPOSE["services"]
+DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
+OURS = ("collector", "sink")
+
+
+def variables() -> set[str]:
+    """Names that compose takes from the caller's environment."""
+    text = "".join(line.partition(" #")[0] for line in (ROOT / "compose.yaml").read_text().splitlines(keepends=True))
+    return set(re.findall(r"(?<!\$)\$\{(\w+)", text))
+
+
+def test_services_are_nats_and_the_two_of_ours() -> None:
+    assert set(SERVICES) == {"nats", *OURS}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_command_is_one_of_ztlens(name: str) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert SERVICES[name]["command"] == [name]
+    assert name in commands
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_environment_is_settings_that_parse(name: str) -> None:
+    given = SERVICES[name]["environment"]
+    plain = {key: re.sub(r"\$\{\w+(:\?[^}]*)?\}", "eth0", value) for key, value in given.items()}
+    assert {key.removeprefix("ZTLENS_").lower() for key in given} <= set(config.BY_NAME)
+    settings = config.load({}, plain)
+    assert settings.nats.startswith("nats://ztlens:")
+    assert name == "sink" or settings["interfaces"] == ("eth0",)
+
+
+def test_what_the_caller_sets_is_two_variables() -> None:
+    assert variables() == {"ZTLENS_NATS_PASSWORD", "ZTLENS_INTERFACES"}
+
+
+def test_mounted_and_copied_files_exist() -> None:
+    for service in SERVICES.values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source.startswith("/") or source in COMPOSE["volumes"] or (ROOT / source).exists(), source
+    for name in OURS:
+        assert (ROOT / SERVICES[name]["build"]["dockerfile"]).exists()
+    copied = [source for line in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.M) for source in line.split()]
+    for source in copied:
+        assert (ROOT / source).exists(), source
+    kept = re.findall(r"^!(\S+)$", (ROOT / "deploy/Dockerfile.dockerignore").read_text(), re.M)
+    assert sorted(kept) == sorted(copied)
+
+
+def test_every_package_is_in_the_image_with_the_policy() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.split(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    assert packages <= set(re.findall(r"^COPY (\w+) \./\1$", DOCKERFILE, re.M))
+    assert project["tool"]["setuptools"]["package-data"]["ztlens.demo"] == ["*.yaml"]
+    assert (ROOT / "policy.yaml").resolve() == ROOT / "ztlens/demo/policy.yaml"
+
+
+def test_defaults_lie_in_the_volumes() -> None:
+    settings = config.load({}, {})
+    mounts = [volume.split(":")[1] for volume in SERVICES["sink"]["volumes"]]
+    assert mounts == [str(settings.state), str(settings.run_dir.parent)]
+    assert SERVICES["collector"]["tmpfs"] == [str(settings.run_dir.parent)]
+
+
+@pytest.mark.parametrize("password", ["12e4", "0123abc", "true", "sp ace"])
+async def test_nats_takes_the_config_and_any_password(
+    tmp_path: Path, password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server itself reads what compose would mount; `$$` is compose's `$`."""
+    given = SERVICES["nats"]["environment"]["NATS_PASSWORD"]
+    monkeypatch.setenv("NATS_PASSWORD", re.sub(r"\$\{[^}]*\}", password, given))
+    text = COMPOSE["configs"]["nats"]["content"].replace("$$", "$").replace("/data", str(tmp_path / "data"))
+    file = tmp_path / "ztlens.conf"
+    file.write_text(text)
+    await asyncio.to_thread(subprocess.run, [BINARY, "-t", "--config", file], check=True, capture_output=True)
+    lock = next(line for line in text.splitlines() if line.startswith("authorization"))
+    with NatsServer(tmp_path, lock) as server:
+        client = await nats.connect(server.url, user="ztlens", password=password)
+        await client.close()
+        with pytest.raises(nats.errors.Error):
+            await nats.connect(server.url, user="ztlens", password=f"{password}x", allow_reconnect=False)
