@@ -1,0 +1,174 @@
+"""The demo as people run it: one command, real traffic, a summary that adds up, nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import duckdb
+import pytest
+import yaml
+
+from tests.support.netns import wait_for
+from ztlens import config
+from ztlens.demo import leftovers
+from ztlens.demo.netns import NETNS_DIR
+from ztlens.demo.run import POLICY
+
+KEYS = ["verdicts", "flows", "packets", "bytes", "allowed", "denied", "families", "top_denied", "by_rule", "balanced",
+        "ledger"]  # fmt: skip
+RULES = {rule["name"] for rule in yaml.safe_load(POLICY.read_text())["rules"]}
+SECONDS = 120
+
+
+class Demo:
+    """A running `ztlens demo`; its temporary files go below `folder`."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.stdout, self.stderr = folder.parent / "stdout", folder.parent / "stderr"
+        with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ztlens.main", "demo", *arguments],
+                stdout=out, stderr=err, env=os.environ | {"TMPDIR": str(folder)}, start_new_session=True,
+            )  # fmt: skip
+        self.pid = self.process.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(SECONDS)
+
+    def wait(self) -> int:
+        """Its exit status; what it said goes with a failure of the test."""
+        status = self.process.wait(SECONDS)
+        print(self.stderr.read_text())
+        return status
+
+    def until_said(self, text: str) -> None:
+        """Wait for `text` on stderr."""
+
+        def said() -> bool:
+            assert self.process.poll() is None, self.stderr.read_text()
+            return text in self.stderr.read_text()
+
+        wait_for(said, f"{text!r} on stderr", SECONDS)
+
+    def processes(self) -> list[str]:
+        """Command lines of everything it started: its state, namespace prefix or run directory is in them."""
+        marks = (f"demo-{self.pid}", f"ztd{self.pid}", str(self.folder))
+        return [line for line in command_lines() if any(mark in line.split("\0") or mark in line for mark in marks)]
+
+    def remains(self) -> list[str]:
+        """Whatever of it is still there."""
+        found = [path.name for path in NETNS_DIR.glob(f"ztd{self.pid}-*")] if NETNS_DIR.exists() else []
+        named = [config.PINS / f"demo-{self.pid}", config.RUN / f"demo-{self.pid}"]
+        named += [leftovers.RECORDS / f"demo-{self.pid}.json", *self.folder.iterdir()]
+        return found + [str(path) for path in named if path.exists()] + self.processes()
+
+
+def command_lines() -> Iterator[str]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes().decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+
+def nothing_remains(demo: Demo) -> None:
+    wait_for(lambda: not demo.remains() or None, f"everything of the demo to go: {demo.remains()}", 10)
+
+
+def test_json_is_one_document_that_adds_up(tmp_path: Path) -> None:
+    with Demo(tmp_path / "tmp", "--duration", "8s", "-o", "json") as demo:
+        assert demo.wait() == 0
+    document: dict[str, Any] = json.loads(demo.stdout.read_text())
+    assert list(document) == KEYS
+    assert document["balanced"] is True
+    assert document["verdicts"] > document["flows"] > 0
+    assert document["allowed"] > 0
+    assert document["denied"] > 0
+    assert document["allowed"] + document["denied"] == document["flows"] == sum(document["families"].values())
+    assert document["families"]["ipv4"] > 0
+    assert document["families"]["ipv6"] > 0
+    by_rule = document["by_rule"]
+    assert {row["rule"] for row in by_rule} == RULES | {"default", "builtin:ndp", "builtin:mld"}
+    assert len(by_rule) == len(RULES) + 3
+    for key in ("flows", "packets", "bytes"):
+        assert sum(row[key] for row in by_rule) == document[key]
+    denied = {row["rule"] for row in by_rule if row["decision"] == "deny"}
+    assert denied == {"default", "no-shortcut-to-database"}
+    top = document["top_denied"]
+    assert {row["src_identity"] for row in top} <= {"intruder", "frontend"}
+    assert [row["flows"] for row in top] == sorted((row["flows"] for row in top), reverse=True)
+    assert all(row["dropped"] == 0 for row in top)  # monitor mode
+    nothing_remains(demo)
+
+
+def test_enforced_denials_reach_nobody_and_a_given_state_stays(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    arguments = ("--duration", "1s", "--enforce", "-o", "json", "--state", str(state))
+    with Demo(tmp_path / "tmp", *arguments) as demo:
+        assert demo.wait() == 0
+    document = json.loads(demo.stdout.read_text())
+    assert document["balanced"] is True
+    database = duckdb.connect(state / "ztlens.duckdb", read_only=True)
+    asked = "SELECT outcome, sum(packets_reply)::BIGINT, count(*)::BIGINT FROM flows WHERE decision = 'deny' GROUP BY 1"
+    assert database.sql(asked).fetchall() == [("dropped", 0, document["denied"])]
+    asked = "SELECT DISTINCT outcome FROM flows WHERE decision = 'allow'"
+    assert database.sql(asked).fetchall() == [("passed",)]
+    database.close()
+    nothing_remains(demo)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    with Demo(tmp_path / "tmp", "--duration", "1h") as demo:
+        demo.until_said("traffic for 3600 s")
+        demo.process.send_signal(number)
+        assert demo.wait() == 0
+    text = demo.stdout.read_text()
+    assert "By rule" in text
+    assert "every packet and event accounted for" in text
+    nothing_remains(demo)
+
+
+def test_what_a_killed_run_leaves_is_taken_away_by_the_next(tmp_path: Path) -> None:
+    with Demo(tmp_path / "tmp", "--duration", "1h", "-o", "json") as demo:
+        demo.until_said("traffic for 3600 s")
+        demo.process.kill()
+        demo.process.wait(SECONDS)
+    assert any(demo.remains())
+    wait_for(lambda: not demo.processes() or None, "its processes to end", 30)
+    assert f"demo-{demo.pid}" in leftovers.reclaim()
+    nothing_remains(demo)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("--duration", "soon"), 2, "'soon' is not a duration"),
+        (("-o", "xml"), 2, "'xml' is not an output of `demo`"),
+        (("--nats", "nats://127.0.0.1:4222"), 2, "--nats is not for the demo"),
+        (("--state", "/proc"), 2, "/proc is not an empty directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_hint(
+    tmp_path: Path, arguments: tuple[str, ...], status: int, message: str
+) -> None:
+    with Demo(tmp_path / "tmp", *arguments) as demo:
+        assert demo.wait() == status
+    lines = demo.stderr.read_text().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"error: {message}")
+    assert lines[1].startswith("hint: ")
+    assert demo.stdout.read_text() == ""
+    nothing_remains(demo)
