@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,8 +65,8 @@ class Demo:
 
     def processes(self) -> list[str]:
         """Command lines of everything it started: its state, namespace prefix or run directory is in them."""
-        marks = (f"demo-{self.pid}", f"ztd{self.pid}", str(self.folder))
-        return [line for line in command_lines() if any(mark in line.split("\0") or mark in line for mark in marks)]
+        mark = re.compile(rf"(demo-|ztd){self.pid}\b|{re.escape(str(self.folder))}/")
+        return [line for line in command_lines() if mark.search(line)]
 
     def remains(self) -> list[str]:
         """Whatever of it is still there."""
