@@ -4,7 +4,7 @@
 
 /* Sizes; the loader may set each with -D. */
 #ifndef FLOWS_MAX
-#define FLOWS_MAX 262144 /* entries: flow table; 184 bytes each, taken at start */
+#define FLOWS_MAX 262144 /* entries: flow table; 208 bytes each, taken at start */
 #endif
 #ifndef PREFIXES_MAX
 #define PREFIXES_MAX 262144 /* entries: ipcache, both slots together; allocated as used */
@@ -136,6 +136,7 @@ enum timeout_code {
 #define FLOW_DEAD 2ULL
 #define DUE_NEW 1ULL
 #define DUE_CHANGE 2ULL
+#define DUE_END 4ULL
 #define REVISION_SHIFT 32
 #define RULE_SHIFT 16
 #define REASON_SHIFT 8
@@ -144,8 +145,8 @@ enum timeout_code {
 struct flow_key {
 	u8 lo[16]; /* the endpoint that compares lower (address, then port) */
 	u8 hi[16]; /* the other endpoint */
-	u16 lo_port; /* host byte order; ICMP queries: the id */
-	u16 hi_port; /* host byte order; ICMP: the query's type */
+	u16 lo_port; /* host byte order; ICMP: the query's id, else the hop limit (built-in rules ask for it) */
+	u16 hi_port; /* host byte order; ICMP: the type, of a query its request's */
 	u8 family; /* 4 or 6: keeps ::10.0.0.1 apart from 10.0.0.1 */
 	u8 proto; /* IANA number */
 	u16 pad; /* 0 */
@@ -168,16 +169,17 @@ struct flow {
 	u64 packets[2]; /* [0] original, [1] reply */
 	u64 bytes[2]; /* [0] original, [1] reply; layer 2 without FCS */
 	u64 state; /* FLOW_ACTIVE, FLOW_BUSY (one CPU is ending it), FLOW_DEAD (swept) */
-	u32 due; /* DUE_* bits: events this flow still owes */
+	u64 due; /* DUE_* bits: events this flow still owes (64 bits: BCC compiles no narrower atomics) */
+	u64 tentative; /* 1: denied or half open, counted in totals.tentative */
+	u32 sample; /* 1 in N packets; 0: none */
 	u32 src_identity; /* of the opener */
 	u32 dst_identity; /* of the responder */
 	u32 ifindex; /* where the first packet was seen */
 	u8 flipped; /* 1: the opener is the key's `hi` endpoint */
 	u8 icmp_type; /* the opener's type */
 	u8 tcp_flags[2]; /* [0] original, [1] reply: all flags seen */
-	u8 tentative; /* 1: denied or half open, counted in totals.tentative */
-	u8 flags; /* Flag bits of the first packet */
-	u16 pad; /* 0 */
+	u8 flags; /* Flag bits of the hook that saw the first packet */
+	u8 pad[3]; /* 0 */
 };
 _Static_assert(__builtin_offsetof(struct flow, verdict) == 0, "flow.verdict");
 _Static_assert(__builtin_offsetof(struct flow, id) == 8, "flow.id");
@@ -187,16 +189,17 @@ _Static_assert(__builtin_offsetof(struct flow, packets) == 32, "flow.packets");
 _Static_assert(__builtin_offsetof(struct flow, bytes) == 48, "flow.bytes");
 _Static_assert(__builtin_offsetof(struct flow, state) == 64, "flow.state");
 _Static_assert(__builtin_offsetof(struct flow, due) == 72, "flow.due");
-_Static_assert(__builtin_offsetof(struct flow, src_identity) == 76, "flow.src_identity");
-_Static_assert(__builtin_offsetof(struct flow, dst_identity) == 80, "flow.dst_identity");
-_Static_assert(__builtin_offsetof(struct flow, ifindex) == 84, "flow.ifindex");
-_Static_assert(__builtin_offsetof(struct flow, flipped) == 88, "flow.flipped");
-_Static_assert(__builtin_offsetof(struct flow, icmp_type) == 89, "flow.icmp_type");
-_Static_assert(__builtin_offsetof(struct flow, tcp_flags) == 90, "flow.tcp_flags");
-_Static_assert(__builtin_offsetof(struct flow, tentative) == 92, "flow.tentative");
-_Static_assert(__builtin_offsetof(struct flow, flags) == 93, "flow.flags");
-_Static_assert(__builtin_offsetof(struct flow, pad) == 94, "flow.pad");
-_Static_assert(sizeof(struct flow) == 96, "flow");
+_Static_assert(__builtin_offsetof(struct flow, tentative) == 80, "flow.tentative");
+_Static_assert(__builtin_offsetof(struct flow, sample) == 88, "flow.sample");
+_Static_assert(__builtin_offsetof(struct flow, src_identity) == 92, "flow.src_identity");
+_Static_assert(__builtin_offsetof(struct flow, dst_identity) == 96, "flow.dst_identity");
+_Static_assert(__builtin_offsetof(struct flow, ifindex) == 100, "flow.ifindex");
+_Static_assert(__builtin_offsetof(struct flow, flipped) == 104, "flow.flipped");
+_Static_assert(__builtin_offsetof(struct flow, icmp_type) == 105, "flow.icmp_type");
+_Static_assert(__builtin_offsetof(struct flow, tcp_flags) == 106, "flow.tcp_flags");
+_Static_assert(__builtin_offsetof(struct flow, flags) == 108, "flow.flags");
+_Static_assert(__builtin_offsetof(struct flow, pad) == 109, "flow.pad");
+_Static_assert(sizeof(struct flow) == 112, "flow");
 
 /* LPM key. prefixlen counts from `slot`: 32 + the prefix's length, + 96 for IPv4. */
 struct ipcache_key {

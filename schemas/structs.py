@@ -50,8 +50,8 @@ FLOW_KEY = Struct(
     (
         Field("lo", "u8", "the endpoint that compares lower (address, then port)", 16),
         Field("hi", "u8", "the other endpoint", 16),
-        Field("lo_port", "u16", "host byte order; ICMP queries: the id"),
-        Field("hi_port", "u16", "host byte order; ICMP: the query's type"),
+        Field("lo_port", "u16", "host byte order; ICMP: the query's id, else the hop limit (built-in rules ask for it)"),
+        Field("hi_port", "u16", "host byte order; ICMP: the type, of a query its request's"),
         Field("family", "u8", "4 or 6: keeps ::10.0.0.1 apart from 10.0.0.1"),
         Field("proto", "u8", "IANA number"),
         Field("pad", "u16", "0"),
@@ -69,16 +69,17 @@ FLOW = Struct(
         Field("packets", "u64", "[0] original, [1] reply", 2),
         Field("bytes", "u64", "[0] original, [1] reply; layer 2 without FCS", 2),
         Field("state", "u64", "FLOW_ACTIVE, FLOW_BUSY (one CPU is ending it), FLOW_DEAD (swept)"),
-        Field("due", "u32", "DUE_* bits: events this flow still owes"),
+        Field("due", "u64", "DUE_* bits: events this flow still owes (64 bits: BCC compiles no narrower atomics)"),
+        Field("tentative", "u64", "1: denied or half open, counted in totals.tentative"),
+        Field("sample", "u32", "1 in N packets; 0: none"),
         Field("src_identity", "u32", "of the opener"),
         Field("dst_identity", "u32", "of the responder"),
         Field("ifindex", "u32", "where the first packet was seen"),
         Field("flipped", "u8", "1: the opener is the key's `hi` endpoint"),
         Field("icmp_type", "u8", "the opener's type"),
         Field("tcp_flags", "u8", "[0] original, [1] reply: all flags seen", 2),
-        Field("tentative", "u8", "1: denied or half open, counted in totals.tentative"),
-        Field("flags", "u8", "Flag bits of the first packet"),
-        Field("pad", "u16", "0"),
+        Field("flags", "u8", "Flag bits of the hook that saw the first packet"),
+        Field("pad", "u8", "0", 3),
     ),
 )
 
@@ -218,7 +219,7 @@ class Knob:
 
 
 KNOBS = (
-    Knob("FLOWS_MAX", 262_144, "entries", "flow table; 184 bytes each, taken at start"),
+    Knob("FLOWS_MAX", 262_144, "entries", "flow table; 208 bytes each, taken at start"),
     Knob("PREFIXES_MAX", 262_144, "entries", "ipcache, both slots together; allocated as used"),
     Knob("RULES_MAX", 4_096, "rules", "of one policy; a multiple of 64"),
     Knob("CLASSES_MAX", 1_024, "classes", "of each kind (source, destination, port) in one policy"),
@@ -239,4 +240,4 @@ TIMEOUTS = {"TCP_ESTABLISHED": 3600, "TCP_HALF_OPEN": 30, "TCP_CLOSED": 10, "UDP
 REVISION_SHIFT, RULE_SHIFT, REASON_SHIFT = 32, 16, 8
 VERDICT_BITS = {"DENY": 1, "REPORT_ONLY": 2, "MIDSTREAM": 4, "REVERSED": 8, "ENFORCE": 16}
 FLOW_STATES = {"ACTIVE": 0, "BUSY": 1, "DEAD": 2}
-DUE_BITS = {"NEW": 1, "CHANGE": 2}
+DUE_BITS = {"NEW": 1, "CHANGE": 2, "END": 4}

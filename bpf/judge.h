@@ -1,0 +1,183 @@
+/* From a tuple to a verdict: built-in rules, then the first rule whose vectors of source, destination and port class
+ * all have its bit (rules are numbered in order of credit), then the default.
+ *
+ *	judge(answer, packet, epoch, ways)	→ fills the answer
+ *
+ * The packed verdict is one u64, revision << 32 | rule << 16 | reason << 8 | VERDICT_* bits: one load says whether
+ * it still holds, and one cmpxchg replaces it.
+ */
+#ifndef ZTLENS_JUDGE_H
+#define ZTLENS_JUDGE_H
+
+#include "parse.h"
+
+/* Which end is the opener: the packet's sender, its receiver, or whichever makes it allowed, the sender tried first. */
+enum ways { WAY_FORWARD = 1, WAY_REVERSED = 2, WAY_BOTH = 3 };
+
+static __always_inline u64 pack(u64 epoch, u32 rule, u32 reason, u32 bits)
+{
+	return (epoch >> REVISION_SHIFT) << REVISION_SHIFT | (u64)rule << RULE_SHIFT | reason << REASON_SHIFT | bits |
+	       (epoch & 1 ? VERDICT_ENFORCE : 0);
+}
+
+static __always_inline int is_denied(u64 verdict)
+{
+	return verdict & VERDICT_DENY;
+}
+
+static __always_inline int is_dropped(u64 verdict)
+{
+	return (verdict & (VERDICT_DENY | VERDICT_ENFORCE | VERDICT_REPORT_ONLY)) == (VERDICT_DENY | VERDICT_ENFORCE);
+}
+
+static __always_inline u32 verdict_rule(u64 verdict)
+{
+	return (verdict >> RULE_SHIFT) & 0xffff;
+}
+
+static __always_inline u32 verdict_slot(u64 verdict)
+{
+	return (verdict >> REVISION_SHIFT) & 1;
+}
+
+/* What a network needs to live. Returns the rule, 0 if none. `sport`, `dport` are the packet's. */
+static __always_inline u32 builtin(const struct packet *p)
+{
+	if (p->ports == GROUP_ICMPV6) {
+		u8 type = p->icmp_type;
+		if (type >= 133 && type <= 137 && p->hop_limit == 255)
+			return RULE_BUILTIN_NDP;
+		if (((type >= 130 && type <= 132) || type == 143) && p->hop_limit == 1)
+			return RULE_BUILTIN_MLD;
+	}
+	if (p->ports == GROUP_UDP) {
+		if (p->family == 4 && ((p->sport == 68 && p->dport == 67) || (p->sport == 67 && p->dport == 68)))
+			return RULE_BUILTIN_DHCP;
+		if (p->family == 6 && ((p->sport == 546 && p->dport == 547) || (p->sport == 547 && p->dport == 546)))
+			return RULE_BUILTIN_DHCPV6;
+	}
+	return 0;
+}
+
+/* Where policy looks the port up: the responder's port, or the opener's ICMP type, or the protocol. */
+static __always_inline u32 port_index(const struct packet *p, int reversed, u8 opener_type)
+{
+	switch (p->ports) {
+	case GROUP_TCP:
+		return PORTS_TCP + (reversed ? p->sport : p->dport);
+	case GROUP_UDP:
+		return PORTS_UDP + (reversed ? p->sport : p->dport);
+	case GROUP_SCTP:
+		return PORTS_SCTP + (reversed ? p->sport : p->dport);
+	case GROUP_ICMP:
+		return PORTS_ICMP + opener_type;
+	case GROUP_ICMPV6:
+		return PORTS_ICMPV6 + opener_type;
+	default:
+		return PORTS_OTHER + p->proto;
+	}
+}
+
+/* Index of the lowest set bit of `word` ≠ 0, as the number of bits below it. No branch: the verifier would walk the
+ * rest of the program once for each of 64 results; and __builtin_ctzll crashes LLVM 14's BPF back end. */
+static __always_inline u32 lowest_bit(u64 word)
+{
+	u64 below = (word & -word) - 1;
+
+	below -= (below >> 1) & 0x5555555555555555ULL;
+	below = (below & 0x3333333333333333ULL) + ((below >> 2) & 0x3333333333333333ULL);
+	below = (below + (below >> 4)) & 0x0f0f0f0f0f0f0f0fULL;
+	return (below * 0x0101010101010101ULL) >> 56;
+}
+
+static __always_inline void classify(const struct address *a, u8 slot, u8 family, struct ipcache *found)
+{
+	struct ipcache_key key = {.prefixlen = 32 + 128, .slot = slot, .family = family};
+	struct ipcache *entry;
+
+	__builtin_memcpy(key.addr, a, 16);
+	entry = ipcache_lookup(&key);
+	if (entry)
+		*found = *entry;
+	else
+		__builtin_memset(found, 0, sizeof(*found)); /* class 0: in no prefix */
+}
+
+/* `opener_type`: the ICMP type that opened the flow, where it is known; else that of this packet, turned to the
+ * request's if the packet is judged as a reply. */
+static __always_inline void judge(struct answer *answer, const struct packet *p, const struct config *config, u64 epoch,
+				  u32 ways, u8 opener_type)
+{
+	u8 slot = (epoch >> REVISION_SHIFT) & 1;
+	const struct slot *s = (const struct slot *)&config->slots[slot];
+	struct ipcache source, destination;
+	u32 rule, at;
+
+	__builtin_memset(answer, 0, sizeof(*answer));
+	answer->sample = config->sample;
+	answer->reversed = ways == WAY_REVERSED;
+	rule = builtin(p);
+	if (rule && (s->builtins >> (rule - RULE_BUILTIN_NDP)) & 1) {
+		answer->verdict = pack(epoch, rule, REASON_BUILTIN, 0);
+		return;
+	}
+	if (!s->has_policy) {
+		answer->verdict = pack(epoch, RULE_NO_POLICY, REASON_NO_POLICY, 0);
+		return;
+	}
+	classify(&p->src, slot, p->family, &source);
+	classify(&p->dst, slot, p->family, &destination);
+#pragma clang loop unroll(disable)
+	for (u32 way = 0; way < 2; way++) {
+		u32 reversed = way, from, to, *port, word = 0;
+		u64 hit = 0, *by_source, *by_destination, *by_port, verdict;
+		struct rule *found;
+
+		if (!(ways & (way ? WAY_REVERSED : WAY_FORWARD)))
+			continue;
+		from = reversed ? destination.source_class : source.source_class;
+		to = reversed ? source.destination_class : destination.destination_class;
+		at = port_index(p, reversed, opener_type ? opener_type : reversed ? (u8)p->dport : p->icmp_type);
+		port = ports_lookup(slot * PORTS_PER_SLOT + at);
+		if (!port)
+			return;
+		by_source = source_rules_lookup(slot * CLASSES_MAX + from);
+		by_destination = destination_rules_lookup(slot * CLASSES_MAX + to);
+		by_port = port_rules_lookup(slot * CLASSES_MAX + *port);
+		if (!by_source || !by_destination || !by_port)
+			return;
+#pragma clang loop unroll(disable)
+		for (word = 0; word < RULES_MAX / 64; word++) {
+			if (word >= s->words)
+				break;
+			hit = by_source[word] & by_destination[word] & by_port[word];
+			if (hit)
+				break;
+		}
+		if (hit) {
+			rule = word * 64 + lowest_bit(hit);
+			found = rules_lookup(slot * RULES_MAX + rule);
+			if (!found)
+				return;
+			verdict = pack(epoch, RULE_FIRST + rule, REASON_RULE,
+				       (found->decision == DECISION_DENY ? VERDICT_DENY : 0) |
+					       (found->report_only ? VERDICT_REPORT_ONLY : 0));
+			if (found->sample)
+				answer->sample = found->sample;
+		} else {
+			verdict = pack(epoch, RULE_DEFAULT, REASON_DEFAULT,
+				       s->default_decision == DECISION_DENY ? VERDICT_DENY : 0);
+		}
+		/* Denied both ways: the first answer stands. */
+		if (way && ways == WAY_BOTH && is_denied(verdict))
+			break;
+		answer->verdict = verdict;
+		answer->reversed = reversed;
+		answer->src_identity = reversed ? destination.identity : source.identity;
+		answer->dst_identity = reversed ? source.identity : destination.identity;
+		if (!is_denied(verdict))
+			break;
+	}
+}
+
+#endif
