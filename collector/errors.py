@@ -1,10 +1,10 @@
 """What can go wrong in the collector.
 
-    CollectorError          root; `hint` is the next step to take, `exit_status` that of docs/cli.md
-    ├── KernelError         loading, attaching, a missing kernel feature or privilege
-    │   └── ForeignProgram  the interface has somebody else's program: it is left alone
-    ├── RefusedError        a request on the control socket that changes nothing (bad policy, wrong state)
-    └── StreamError         NATS is unreachable or refuses; recoverable: the collector goes on trying
+CollectorError          root; `hint` is the next step to take, `exit_status` that of docs/cli.md
+├── KernelError         loading, attaching, a missing kernel feature or privilege
+│   └── ForeignProgram  the interface has somebody else's program: it is left alone
+├── RefusedError        a request on the control socket that changes nothing (bad policy, wrong state)
+└── StreamError         NATS is unreachable or refuses; recoverable: the collector goes on trying
 """
 
 
@@ -19,7 +19,9 @@ class CollectorError(Exception):
 
 
 class KernelError(CollectorError):
-    """The kernel side cannot be had as asked."""
+    """The kernel side cannot be had as asked. `errno`: the kernel's answer, 0 if it was not asked."""
+
+    errno: int = 0
 
 
 class ForeignProgram(KernelError):

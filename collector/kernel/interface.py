@@ -65,13 +65,19 @@ class Datapath(Protocol):
     """True if it was found running and taken over."""
     interfaces: dict[str, str]
     """Interface → how it is watched: `native`, `generic` (counts are aggregated), `egress`, joined by `+`."""
-    notices: Sequence[str]
-    """What an operator should know about the start (generic XDP, adoption, …), a line each."""
-    predecessor: "Datapath | None"
-    """A datapath of another layout that ran here until now, already detached: end its flows, drain its ring with
-    `end_all_flows`, `read`, `release`, then `unpin` and `close` it. Its rows come converted to today's dtype."""
     stride: int
     """Bytes from one record of the ring to the next: today's schemas.verdict.STRIDE, but for a predecessor."""
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What an operator should know about the start (generic XDP, adoption, …), a line each."""
+        ...
+
+    @property
+    def predecessor(self) -> "Datapath | None":
+        """A datapath of another layout that ran here until now, already detached: end its flows, drain its ring with
+        `end_all_flows`, `read`, `release`, then `unpin` and `close` it. Its rows come converted to today's dtype."""
+        ...
 
     @property
     def ring_bytes(self) -> int: ...

@@ -30,7 +30,7 @@ RULES_MAX = next(k.default for k in KNOBS if k.name == "RULES_MAX")
 
 
 def make_rows(n: int, *, first_flow: int = 1, **columns: Any) -> np.ndarray:
-    """`n` plausible `new` verdicts (dtype schemas.verdict.DTYPE), each of a flow of its own with one packet of 60 bytes.
+    """`n` plausible `new` verdicts (dtype schemas.verdict.DTYPE), each of its own flow of one packet of 60 bytes.
 
     `columns` override whole columns with a scalar or an array of n values. Flow ids count up from `first_flow`.
     """
@@ -75,7 +75,7 @@ class FakeKernel:
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def push(self, rows: np.ndarray) -> int:
-        """Packets happened: count them and emit `rows`. Returns how many the ring took; the rest is due (or, samples, lost).
+        """Packets happened: count them and emit `rows`. Returns how many the ring took; others are due (samples: lost).
 
         `packets_*` and `bytes_*` are cumulative by flow, as on the real ring; flow_id 0 is an untracked packet.
         """

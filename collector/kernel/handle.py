@@ -1,0 +1,139 @@
+"""Everything open on one loaded datapath: its maps as numpy, its programs, its description.
+
+Made either from descriptors that the compiling child sent, or from a directory of pins.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from collector.errors import KernelError
+from collector.kernel import libbpf
+from collector.kernel.layout import LAYOUT_BYTES, LAYOUT_MAP, MAPS, PROGRAMS, Layout
+from collector.kernel.maps import HashMap, MappedArray, PerCpuArray, PlainArray
+from collector.kernel.ring import Ring
+from schemas.codes import Decision, FlowClass, Mode
+
+NS = 1_000_000_000
+BUILTINS_ALL = 15
+DEFAULT_BUDGET, DEFAULT_SAMPLE = 250_000, 1000
+
+
+class Handle:
+    """An open datapath. Owns every descriptor it is given."""
+
+    def __init__(self, fds: Mapping[str, int], layout: Layout) -> None:
+        self.layout = layout
+        self.programs = {name: fds[name] for name in PROGRAMS}
+        struct = layout.dtypes
+        u32, vector = np.dtype("<u4"), np.dtype(("<u8", (layout.knobs["RULES_MAX"] // 64,)))
+        self.description = PlainArray(fds[LAYOUT_MAP])
+        self.flows = HashMap(fds["flows"], struct["flow_key"], struct["flow"])
+        self.ipcache = HashMap(fds["ipcache"], struct["ipcache_key"], struct["ipcache"])
+        self.fragments = HashMap(fds["fragments"], struct["fragment_key"], struct["fragment"])
+        self.watched = HashMap(fds["watched"], u32, u32)
+        self.ports = MappedArray(fds["ports"], u32)
+        self.source_rules = MappedArray(fds["source_rules"], vector)
+        self.destination_rules = MappedArray(fds["destination_rules"], vector)
+        self.port_rules = MappedArray(fds["port_rules"], vector)
+        self.rules = MappedArray(fds["rules"], struct["rule"])
+        self.rule_baseline = MappedArray(fds["rule_baseline"], struct["rule_counter"])
+        self.config = MappedArray(fds["config"], struct["config"])
+        self.totals = MappedArray(fds["totals"], struct["totals"])
+        self.rule_counters = PerCpuArray(fds["rule_counters"], struct["rule_counter"])
+        self.counters = PerCpuArray(fds["counters"], np.dtype("<u8"))
+        self.cpu_state = PerCpuArray(fds["cpu_state"], struct["cpu_state"])
+        self.events = Ring(fds["events"], layout.events)
+        self._epoch = self.config.words()  # the epoch is config's first word
+        self._open = True
+
+    @staticmethod
+    def create(maps: Mapping[str, int], programs: Mapping[str, int], layout: Layout) -> "Handle":
+        """A handle on freshly loaded maps, with the description written into a map of its own."""
+        fd = libbpf.map_create(libbpf.MAP_TYPE_ARRAY, LAYOUT_MAP, 4, LAYOUT_BYTES, 2)
+        handle = Handle({**maps, **programs, LAYOUT_MAP: fd}, layout)
+        handle.description.write(0, layout.encode())
+        return handle
+
+    @staticmethod
+    def open(directory: Path) -> "Handle":
+        """The datapath pinned at `directory`. Raises KernelError."""
+        fds: dict[str, int] = {}
+        try:
+            for name in (LAYOUT_MAP, *MAPS, *PROGRAMS):
+                fds[name] = libbpf.obj_get(str(directory / name))
+            layout = Layout.decode(PlainArray(fds[LAYOUT_MAP]).read(0))
+            return Handle(fds, layout)
+        except KernelError:
+            for fd in fds.values():
+                os.close(fd)
+            raise
+
+    def objects(self) -> dict[str, int]:
+        """Descriptors by the name they are pinned under."""
+        return {LAYOUT_MAP: self.description.fd, **{name: self.map(name).fd for name in MAPS}, **self.programs}
+
+    def map(self, name: str) -> HashMap | MappedArray | PerCpuArray | Ring:
+        """A map by its name in bpf/bcc.c."""
+        found: HashMap | MappedArray | PerCpuArray | Ring = getattr(self, name)
+        return found
+
+    @property
+    def revision(self) -> int:
+        return int(self._epoch[0]) >> 32
+
+    @property
+    def mode(self) -> Mode:
+        return Mode(int(self._epoch[0]) & 1)
+
+    def store_epoch(self, revision: int, mode: Mode) -> None:
+        """One 8-byte store, then wait until no packet is judged by what was in force before."""
+        self._epoch[0] = revision << 32 | mode
+        libbpf.membarrier()
+
+    def initialise(self, mode: Mode, midstream_seconds: int) -> None:
+        """Bring a new datapath into its first state: revision 0, no policy, the clock of mid-stream TCP running."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        slot = np.zeros(1, self.layout.dtypes["slot"])
+        slot["default_decision"], slot["builtins"] = Decision.ALLOW, BUILTINS_ALL
+        config = self.config.values
+        config["slots"][0, :] = slot.view(np.uint64)[0]
+        config["midstream_until"][0] = now + midstream_seconds * NS
+        config["capacity"][0] = self.layout.knobs["FLOWS_MAX"]
+        self._epoch[0] = int(mode)
+
+    def configure(self, *, sample: int, budget: int, timeouts: Mapping[str, int]) -> None:
+        """Settings that may change with every start. Seconds in `timeouts`, by the names of FlowClass.
+
+        Raises KernelError for a name that does not exist.
+        """
+        config = self.config.values
+        for name, seconds in timeouts.items():
+            if name not in FlowClass.__members__:
+                raise KernelError(f"there is no time-out {name}", "time-outs are: " + ", ".join(FlowClass.__members__))
+            config["timeouts"][0, FlowClass[name]] = seconds * NS
+        config["sample"][0], config["budget"][0] = sample, budget
+
+    def note_attachments(self, note: dict) -> None:
+        """Remember what was attached where, for the next owner."""
+        self.description.write(1, msgspec.json.encode(note))
+
+    def attachments(self) -> dict:
+        """What `note_attachments` wrote; {} if nothing."""
+        data = self.description.read(1)
+        return msgspec.json.decode(data) if data else {}
+
+    def close(self) -> None:
+        """Idempotent. What is pinned or attached goes on in the kernel."""
+        if self._open:
+            self._open = False
+            del self._epoch
+            self.description.close()
+            for name in MAPS:
+                self.map(name).close()
+            for fd in self.programs.values():
+                os.close(fd)

@@ -1,0 +1,130 @@
+"""What a loaded datapath is made of, pinned beside it so that a later version can still read it.
+
+The description is JSON in a small map: hash of the C sources, knobs, the dtype of every shared struct, the ring's id.
+A datapath whose description has the same hash and knobs is adopted; another one is drained by what it says of itself.
+"""
+
+import hashlib
+import secrets
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from collector.errors import KernelError
+from schemas import structs, verdict
+from schemas.codes import Counter, word
+
+BPF_DIR = Path(__file__).resolve().parent.parent.parent / "bpf"
+MAIN = "bcc.c"
+MAPS = (
+    "flows", "ipcache", "ports", "source_rules", "destination_rules", "port_rules", "rules", "rule_counters",
+    "rule_baseline", "counters", "fragments", "config", "totals", "cpu_state", "watched", "events",
+)  # fmt: skip
+PROGRAMS = {"xdp_ingress": "xdp", "tc_egress": "tc", "mark": "xdp", "reap": "xdp"}
+"""Function → type."""
+LAYOUT_MAP = "layout"
+"""Entry 0: the description, written once. Entry 1: what was attached where (collector.kernel.attach)."""
+LAYOUT_BYTES = 32_768
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A datapath's description. `dtypes` is by struct name, `verdict_event` included."""
+
+    ring_id: str
+    source: str
+    knobs: dict[str, int]
+    counters: tuple[str, ...]
+    dtypes: dict[str, np.dtype]
+    created: int  # ns since 1970 UTC
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(
+            {
+                "v": 1, "ring_id": self.ring_id, "source": self.source, "knobs": self.knobs, "created": self.created,
+                "counters": self.counters, "dtypes": {name: _describe(d) for name, d in self.dtypes.items()},
+            }
+        )  # fmt: skip
+
+    @staticmethod
+    def decode(data: bytes) -> "Layout":
+        """Raises KernelError for what is not a description."""
+        try:
+            raw = msgspec.json.decode(data)
+            return Layout(
+                ring_id=raw["ring_id"], source=raw["source"], knobs=raw["knobs"], counters=tuple(raw["counters"]),
+                dtypes={name: _dtype(fields) for name, fields in raw["dtypes"].items()}, created=raw["created"],
+            )  # fmt: skip
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+            raise KernelError(
+                f"the pinned description is not one: {error}", "unpin by hand: rm -r its directory"
+            ) from error
+
+    def same_program(self, other: "Layout") -> bool:
+        """Whether both come from the same sources, sizes and structs."""
+        return (self.source, self.knobs, self.dtypes, self.counters) == (
+            other.source, other.knobs, other.dtypes, other.counters,
+        )  # fmt: skip
+
+    @property
+    def events(self) -> np.dtype:
+        """Dtype of the ring's records."""
+        return self.dtypes[verdict.VERDICT_EVENT.name]
+
+
+def new_layout(overrides: dict[str, int], defines: tuple[str, ...] = ()) -> Layout:
+    """The layout of today's sources with these knobs. Raises KernelError for a knob that does not exist or fit."""
+    return Layout(
+        ring_id=secrets.token_hex(8), source=source_hash(defines), knobs=knobs(overrides), created=time.time_ns(),
+        counters=tuple(word(c) for c in Counter),
+        dtypes={s.name: structs.dtype(s) for s in (*structs.STRUCTS, verdict.VERDICT_EVENT)},
+    )  # fmt: skip
+
+
+def knobs(overrides: dict[str, int]) -> dict[str, int]:
+    """Every knob with its value. Raises KernelError naming the one that is wrong."""
+    known = {knob.name: knob.default for knob in structs.KNOBS}
+    for name, value in overrides.items():
+        if name not in known:
+            raise KernelError(f"there is no knob {name}", "knobs are: " + ", ".join(known))
+        if value <= 0:
+            raise KernelError(f"knob {name} is {value}", "knobs are positive numbers")
+    out = known | overrides
+    if out["RING_BYTES"] & (out["RING_BYTES"] - 1) or out["RING_BYTES"] < 4096:
+        raise KernelError(f"knob RING_BYTES is {out['RING_BYTES']}", "the ring's size is a power of two, 4096 or more")
+    if out["RULES_MAX"] % 64:
+        raise KernelError(f"knob RULES_MAX is {out['RULES_MAX']}", "it is a multiple of 64")
+    return out
+
+
+@cache
+def source_hash(defines: tuple[str, ...] = ()) -> str:
+    """SHA-256 of the C sources that `bcc.c` is made of, and of the switches it is compiled with."""
+    digest = hashlib.sha256("\0".join(defines).encode())
+    for path in [*sorted(BPF_DIR.glob("*.h")), BPF_DIR / MAIN]:
+        try:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        except OSError as error:
+            raise KernelError(
+                f"{path}: {error.strerror}", "the sources of the kernel side belong to the package"
+            ) from error
+    return digest.hexdigest()
+
+
+def _describe(dtype: np.dtype) -> list[list[Any]]:
+    """[[name, format, count], …]; packed, as schemas.structs makes them."""
+    out: list[list[Any]] = []
+    for name in dtype.names or ():
+        field = dtype[name]
+        base, shape = field.subdtype if field.subdtype else (field, (1,))
+        out.append([name, f"V{base.itemsize}" if base.kind == "V" else base.str, shape[0]])
+    return out
+
+
+def _dtype(fields: list[list[Any]]) -> np.dtype:
+    return np.dtype([(name, form, (count,)) if count > 1 else (name, form) for name, form, count in fields])

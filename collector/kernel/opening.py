@@ -1,0 +1,161 @@
+"""From settings to a running datapath: adopt the one that is there, replace one of another layout, or load anew."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from collector.kernel import attach, libbpf, pins
+from collector.kernel.attach import Attached
+from collector.kernel.datapath import BccDatapath
+from collector.kernel.handle import Handle
+from collector.kernel.interface import Datapath, DatapathSettings, Interface
+from collector.kernel.layout import Layout, new_layout
+from collector.kernel.loader import load
+from collector.kernel.netns import Link, inside
+from schemas.codes import Flag, Mode
+from schemas.structs import TIMEOUTS
+
+
+def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None] | None = None) -> BccDatapath:
+    """The instance's datapath, attached to its interfaces.
+
+    Adopts the one that is pinned if it comes from the same sources and knobs; else loads a new one, and what was
+    there becomes its `predecessor`, to be drained. `prepare` is called with a new datapath before it is attached (to
+    apply the policy, so that not one packet is judged without it), never with an adopted one. A new datapath starts
+    in its predecessor's mode.
+
+    Raises KernelError, ForeignProgram. Blocks for seconds when it has to compile.
+    """
+    pins.require_root()
+    pins.ensure_bpffs(settings.pins)
+    lock = pins.Lock(settings.pins)
+    datapath: BccDatapath | None = None
+    chain: list[BccDatapath] = []
+    try:
+        pins.settle(settings.pins)
+        layout = new_layout(settings.knobs)
+        wanted = inside(settings.netns, lambda: attach.wanted_links(settings.interfaces))
+        chain = _pinned(settings)
+        inside(settings.netns, lambda: attach.check_foreign(wanted, _program_ids(chain)))
+        if chain and chain[0].handle.layout.same_program(layout):
+            datapath = chain[0]
+            datapath.adopted = True
+            datapath._lock = lock
+            datapath.notices.append(
+                f"adopted the running datapath: ring {datapath.ring_id}, revision {datapath.revision}"
+            )
+            libbpf.membarrier()  # the last owner may have died between a switch and its grace period
+            _configure(datapath, settings)
+        else:
+            datapath = _new(settings, layout, chain, lock, prepare)
+        _attach(datapath, settings, wanted)
+        return datapath
+    except BaseException:
+        for one in [datapath, *chain]:
+            if one is not None:
+                one.close()
+        lock.release()
+        raise
+
+
+def _pinned(settings: DatapathSettings) -> list[BccDatapath]:
+    """The instance's datapath, if there is one, and its predecessors, each linked to the next."""
+    out = []
+    for directory in [settings.pins, *pins.old_paths(settings.pins)]:
+        if directory.exists():
+            out.append(BccDatapath(Handle.open(directory), directory, settings.netns))
+    for newer, older in pairwise(out):
+        newer.predecessor = older
+    return out
+
+
+def _program_ids(chain: list[BccDatapath]) -> list[int]:
+    return [libbpf.program_info(fd).id for one in chain for fd in one.handle.programs.values()]
+
+
+def _new(
+    settings: DatapathSettings,
+    layout: Layout,
+    chain: list[BccDatapath],
+    lock: pins.Lock,
+    prepare: Callable[[Datapath], None] | None,
+) -> BccDatapath:
+    loaded = load(layout)
+    handle = Handle.create(loaded.maps, loaded.programs, layout)
+    datapath = BccDatapath(handle, settings.pins, settings.netns, lock)
+    try:
+        if chain:
+            datapath.predecessor = chain[0]
+            datapath.notices.append(
+                f"the running datapath (ring {chain[0].ring_id}) is of another version or size: replaced by ring "
+                f"{datapath.ring_id}, and drained"
+            )
+        handle.initialise(chain[0].mode if chain else Mode.MONITOR, settings.midstream_seconds)
+        _configure(datapath, settings)
+        if prepare is not None:
+            prepare(datapath)
+        pins.write(pins.new_path(settings.pins), handle.objects())
+        pins.take_over(settings.pins)
+    except BaseException:
+        datapath.close()
+        pins.remove(pins.new_path(settings.pins))
+        raise
+    for old, directory in zip(chain, pins.old_paths(settings.pins), strict=True):
+        old._directory = directory
+    return datapath
+
+
+def _configure(datapath: BccDatapath, settings: DatapathSettings) -> None:
+    timeouts = TIMEOUTS | settings.timeouts
+    datapath.handle.configure(sample=settings.sample, budget=settings.budget, timeouts=timeouts)
+
+
+def _attach(datapath: BccDatapath, settings: DatapathSettings, wanted: dict[Interface, Link]) -> None:
+    """Attach what is missing, take off what is not wanted any more, note what is where."""
+    chain = [datapath]
+    while (older := chain[-1].predecessor) is not None:
+        chain.append(older)
+    noted = [one.attached() for one in chain]
+    clsact = {a.ifindex for netns, attached in noted if netns == settings.netns for a in attached if a.clsact}
+    programs = datapath.programs
+
+    def watch() -> list[Attached]:
+        _write_watched(datapath, attach.watched_ifindexes(wanted, datapath.notices.append))
+        return attach.attach(wanted, programs, clsact, datapath.notices.append)
+
+    try:
+        attached = inside(settings.netns, watch)
+    except BaseException:
+        if not datapath.adopted and datapath.predecessor is None:
+            datapath.unpin()  # `attach` has taken its programs off again
+        raise
+    datapath.note(attached)
+    hooks = {link.ifindex: interface.hooks for interface, link in wanted.items()}
+    for one, (netns, before) in zip(chain, noted, strict=True):
+        one.take_off(netns, [_leftover(a, hooks.get(a.ifindex) if netns == settings.netns else None) for a in before])
+        if one is not datapath:
+            one.note([])
+    if datapath.predecessor is not None:
+        libbpf.membarrier()  # from here on no packet is counted by the old programs
+    generic = any(a.xdp == "generic" for a in attached)
+    datapath.handle.config.values["flags"][0] = Flag.AGGREGATED if generic else 0
+    datapath.interfaces = {a.name: a.how for a in attached}
+    again = [a.name for a in attached if a.fresh]
+    if datapath.adopted and again:
+        datapath.notices.append("attached, as they were not before: " + ", ".join(again))
+
+
+def _leftover(noted: Attached, hooks: str | None) -> Attached:
+    """What of an earlier attachment is not wanted now that the interface is watched at `hooks` (None: not at all)."""
+    ingress, egress = hooks in (None, "egress"), hooks in (None, "ingress")
+    return replace(noted, xdp=noted.xdp if ingress else "", tc=noted.tc and egress, clsact=noted.clsact and egress)
+
+
+def _write_watched(datapath: BccDatapath, ifindexes: list[int]) -> None:
+    watched = datapath.handle.watched
+    there, _ = watched.read()
+    wanted = np.array(ifindexes, "<u4")
+    watched.put(wanted, np.ones(len(wanted), "<u4"))
+    watched.remove(there[~np.isin(there, wanted)])

@@ -1,0 +1,131 @@
+"""Writing a compiled policy into the idle slot, checking it, switching to it with one store.
+
+Packets read `config.epoch` once; slot = revision & 1. So while the idle slot is written no packet looks there, and
+after the switch and a grace period no packet looks into the other one.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from collector.errors import KernelError
+from collector.kernel.maps import HashMap, MappedArray, PerCpuArray
+from schemas.codes import RuleId
+from schemas.structs import IPCACHE, IPCACHE_KEY, PORTS_PER_SLOT, dtype
+
+if TYPE_CHECKING:
+    from policy.compile import Compiled
+
+    from collector.kernel.handle import Handle
+
+_BATCH = 65_536  # ipcache entries a system call
+
+
+def apply(handle: "Handle", compiled: "Compiled", revision: int) -> None:
+    """Make `compiled` the node's policy as `revision`, the running one + 1. Raises KernelError: nothing switched."""
+    if revision != handle.revision + 1:
+        raise KernelError(
+            f"revision {revision} does not follow {handle.revision}", "ask for the running revision first"
+        )
+    slot = revision & 1
+    knobs = handle.layout.knobs
+    check_room(compiled, knobs, others=len(_entries(handle.ipcache, 1 - slot)[0]))
+    # First the baseline: from here on what the slot's counters gain belongs to the new revision.
+    per_slot = knobs["RULES_MAX"] + RuleId.FIRST
+    handle.rule_baseline.values[slot * per_slot : (slot + 1) * per_slot] = rule_counters(
+        handle.rule_counters, slot, per_slot
+    )
+    tables = _tables(handle, compiled, slot)
+    for live, wanted in tables:
+        live[...] = wanted
+    keys, values = ipcache_entries(compiled, slot)
+    _replace(handle.ipcache, slot, keys, values)
+    handle.config.values["slots"][0, slot] = np.asarray(compiled.slot).reshape(1).view(np.uint64)[0]
+    same = all(np.array_equal(live, wanted) for live, wanted in tables)
+    if not same or not np.array_equal(_ordered(*_entries(handle.ipcache, slot)), _ordered(keys, values)):
+        raise KernelError(
+            "the policy read back from the kernel is not what was written; the running one stays",
+            "this is a bug: report it",
+        )
+    handle.store_epoch(revision, handle.mode)
+
+
+def rule_counters(counters: PerCpuArray, slot: int, per_slot: int) -> np.ndarray:
+    """Sums over CPUs of a slot's counters, by rule number."""
+    return counters.sums(slot * per_slot, (slot + 1) * per_slot)
+
+
+def check_room(compiled: "Compiled", knobs: dict[str, int], others: int) -> None:
+    """Raises KernelError naming the knob that is too small. `others`: ipcache entries of the running slot."""
+    needs = (
+        ("RULES_MAX", len(compiled.rules), "rules"),
+        ("CLASSES_MAX", len(compiled.source_rules), "source classes"),
+        ("CLASSES_MAX", len(compiled.destination_rules), "destination classes"),
+        ("CLASSES_MAX", len(compiled.port_rules), "port classes"),
+        ("PREFIXES_MAX", len(compiled.prefixes) + others, "prefixes (of the running policy and the new one)"),
+    )
+    for knob, n, what in needs:
+        if n > knobs[knob]:
+            raise KernelError(
+                f"the policy needs {n} {what}, the kernel side has room for {knobs[knob]}",
+                f"start the collector with a larger {knob}",
+            )
+
+
+def _tables(handle: "Handle", compiled: "Compiled", slot: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(live part of an mmapped array, what it has to hold), whole slots, so that nothing of the last tenant stays."""
+    out: list[tuple[np.ndarray, np.ndarray]] = []
+    ports = np.asarray(compiled.ports, np.uint32)
+    out.append((handle.ports.values[slot * PORTS_PER_SLOT : (slot + 1) * PORTS_PER_SLOT], ports))
+    for array, vectors in (
+        (handle.source_rules, compiled.source_rules),
+        (handle.destination_rules, compiled.destination_rules),
+        (handle.port_rules, compiled.port_rules),
+    ):
+        live = _slot_of(array, slot)
+        wanted = np.zeros(live.shape, np.uint64)
+        wanted[: vectors.shape[0], : vectors.shape[1]] = vectors
+        out.append((live, wanted))
+    live = _slot_of(handle.rules, slot)
+    wanted = np.zeros(live.shape, live.dtype)
+    wanted[: len(compiled.rules)] = compiled.rules
+    out.append((live, wanted))
+    return out
+
+
+def _slot_of(array: MappedArray, slot: int) -> np.ndarray:
+    half = len(array.values) // 2
+    return array.values[slot * half : (slot + 1) * half]
+
+
+def ipcache_entries(compiled: "Compiled", slot: int) -> tuple[np.ndarray, np.ndarray]:
+    """The prefixes as keys and values of the LPM trie; `prefixlen` counts from `slot`: 32 bits before the address."""
+    prefixes = compiled.prefixes
+    keys, values = np.zeros(len(prefixes), dtype(IPCACHE_KEY)), np.zeros(len(prefixes), dtype(IPCACHE))
+    keys["prefixlen"] = 32 + prefixes["length"].astype(np.uint32) + np.where(prefixes["family"] == 4, 96, 0)
+    keys["slot"], keys["family"], keys["addr"] = slot, prefixes["family"], prefixes["addr"]
+    for name in ("identity", "source_class", "destination_class"):
+        values[name] = prefixes[name]
+    return keys, values
+
+
+def _entries(ipcache: HashMap, slot: int) -> tuple[np.ndarray, np.ndarray]:
+    keys, values = ipcache.read()
+    mine = keys["slot"] == slot
+    return keys[mine], values[mine]
+
+
+def _replace(ipcache: HashMap, slot: int, keys: np.ndarray, values: np.ndarray) -> None:
+    stale, _ = _entries(ipcache, slot)
+    for at in range(0, len(stale), _BATCH):
+        ipcache.remove(stale[at : at + _BATCH])
+    for at in range(0, len(keys), _BATCH):
+        ipcache.put(keys[at : at + _BATCH], values[at : at + _BATCH])
+
+
+def _ordered(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Entries as sorted rows of bytes, for comparing two sets."""
+    rows = np.concatenate(
+        [keys.view(np.uint8).reshape(len(keys), -1), values.view(np.uint8).reshape(len(keys), -1)], axis=1
+    )
+    return np.sort(np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").reshape(-1)) if len(rows) else rows.reshape(0)
