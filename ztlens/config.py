@@ -37,6 +37,13 @@ def _name(value: object) -> str:
     return text
 
 
+def _instance(value: object) -> str:
+    name = _name(value)
+    if "." in name:
+        raise ValueError("bpffs, where the kernel side is pinned, allows no dot in a name")
+    return name
+
+
 def _path(value: object) -> Path:
     text = _text(value)
     if not text:
@@ -117,7 +124,7 @@ class Setting:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("instance", _name, "name of this installation on the host", lambda s: "default"),
+    Setting("instance", _instance, "name of this installation on the host", lambda s: "default"),
     Setting("node", _name, "name of this host in verdicts and subjects", lambda s: socket.gethostname()),
     Setting("state", _path, "directory of everything that is kept",
             lambda s: STATE if s["instance"] == "default" else STATE / s["instance"]),
@@ -251,6 +258,11 @@ def load(
             values[setting.name] = setting.default(values) if setting.default else None
             origins[setting.name] = "default"
     return Settings(values, origins)
+
+
+def parsed(name: str, raw: object) -> Any:
+    """The value of a command's own option that is a setting. Raises BadInput."""
+    return _parsed(BY_NAME[name], raw, f"--{name.replace('_', '-')}")
 
 
 def _parsed(setting: Setting, raw: object, where: str) -> Any:

@@ -1,5 +1,6 @@
 """Taking away what a dead collector left: detach, unpin. For `ztlens down`; a live collector does this itself."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from collector.kernel import pins
@@ -22,7 +23,7 @@ def remove_datapath(directory: Path) -> int | None:
         for path in (directory, *pins.old_paths(directory)):
             if path.exists():
                 chain.append(BccDatapath(Handle.open(path), path))
-        for newer, older in zip(chain, chain[1:], strict=False):
+        for newer, older in pairwise(chain):
             newer.predecessor = older
         unread = 0
         for one in chain:

@@ -1,0 +1,181 @@
+"""`sql`, `violations`, `flows`, `ledger`: questions to the history."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ztlens import filters, lookup, show, times
+from ztlens.command import installation
+from ztlens.config import Settings
+from ztlens.errors import NO, BadInput, CliError, explain
+
+SQL_OUTPUTS = ("table", "csv", "json", "arrow", "parquet")
+Output = Annotated[str, typer.Option("-o", "--output", metavar="table|csv|json|arrow|parquet")]
+Since = Annotated[str, typer.Option(metavar="T", help="From then on: 10m, 2h, RFC 3339 or a date.")]
+Until = Annotated[str, typer.Option(metavar="T", help="Before then.")]
+Last = Annotated[int | None, typer.Option("--last", "-n", min=0, metavar="N", help="At most N rows.")]
+
+BY = {
+    "rule": ("rule, reason", "rule"),
+    "pair": ("src_identity, dst_identity, proto, dport, rule", "pair"),
+    "source": ("src, src_identity", "source"),
+    "port": ("proto, dport", "port"),
+}
+"""`violations --by` → the columns it groups by."""
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands."""
+    installation(app, "sql")(sql)
+    installation(app, "violations")(violations)
+    installation(app, "flows")(flows)
+    installation(app, "ledger")(ledger)
+
+
+def check_output(output: str, known: tuple[str, ...]) -> None:
+    """Raise BadInput for an output that is not known."""
+    if output not in known:
+        raise BadInput(f"{output!r} is not an output of this command", "one of " + ", ".join(known))
+
+
+def sql(
+    settings: Settings,
+    query: Annotated[str | None, typer.Argument(metavar="SELECT …", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Option("-f", "--file", metavar="FILE", help="Read it from a file.")] = None,
+    output: Output = "table",
+) -> None:
+    """Read-only SQL over the history, also while it is being written."""
+    check_output(output, SQL_OUTPUTS)
+    if query is not None and file is not None:
+        raise BadInput("both a query and -f FILE were given", "leave one of them out")
+    if file is not None:
+        try:
+            query = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{file} is not UTF-8 text (byte {error.start})", "SQL is a text") from error
+    if query is None and not sys.stdin.isatty():
+        query = sys.stdin.read()
+    if query is None:
+        _prompt(settings, output)
+        return
+    if not query.strip().strip(";").strip():
+        raise BadInput("the query is empty", 'for example: ztlens sql "SELECT * FROM violations"')
+    show.answer(lookup.ask(settings, query), output)
+
+
+def _prompt(settings: Settings, output: str) -> None:
+    """Statements until Ctrl-D; an error does not end it."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    history = lookup.history(settings)
+    try:
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remembered: FileHistory | InMemoryHistory = FileHistory(str(settings.state / "sql_history"))
+    except OSError:
+        remembered = InMemoryHistory()
+    session: PromptSession[str] = PromptSession(history=remembered)
+    show.say("read-only SQL; a statement ends with `;`, Ctrl-D leaves; try: SELECT * FROM violations LIMIT 10;")
+    lines: list[str] = []
+    while True:
+        try:
+            lines.append(session.prompt("ztlens> " if not lines else "   ...> "))
+        except KeyboardInterrupt:
+            lines = []
+            continue
+        except EOFError:
+            return
+        text = "\n".join(lines).strip()
+        if not text:
+            lines = []
+        elif text.endswith(";"):
+            lines = []
+            try:
+                show.answer(history.sql(text), output)
+            except Exception as error:
+                show.say(str(explain(error)))
+
+
+def violations(
+    settings: Settings,
+    *,
+    since: Since = "",
+    until: Until = "",
+    by: Annotated[str, typer.Option(metavar="rule|pair|source|port", help="One row for each.")] = "",
+    last: Last = None,
+    output: Output = "table",
+) -> None:
+    """What policy denied, dropped or not: one row a flow, or summed up with --by."""
+    check_output(output, SQL_OUTPUTS)
+    if by and by not in BY:
+        raise BadInput(f"{by!r} is nothing to sum up by", "one of " + ", ".join(BY))
+    found = filters.predicate(filters.Filters(since=since, until=until), time_column="last_seen")
+    if not by:
+        show.answer(lookup.ask(settings, _listed("violations", found, last)), output)
+        return
+    keys = BY[by][0]
+    query = f"""SELECT {keys}, count(*) AS flows, sum(packets)::UBIGINT AS packets, sum(bytes)::UBIGINT AS bytes,
+        sum(CASE WHEN outcome = 'dropped' THEN 1 ELSE 0 END)::UBIGINT AS dropped_flows,
+        min(first_seen) AS first_seen, max(last_seen) AS last_seen
+        FROM violations WHERE {found} GROUP BY {keys} ORDER BY packets DESC, {keys}"""
+    show.answer(lookup.ask(settings, query + ("" if last is None else f" LIMIT {last}")), output)
+
+
+def flows(
+    settings: Settings, since: Since = "", until: Until = "", last: Last = None, output: Output = "table"
+) -> None:
+    """Conversations: one row each, with exact totals."""
+    check_output(output, SQL_OUTPUTS)
+    found = filters.predicate(filters.Filters(since=since, until=until), time_column="last_seen")
+    show.answer(lookup.ask(settings, _listed("flows", found, last)), output)
+
+
+FLOW_COLUMNS = (
+    "first_seen, last_seen, node, src, sport, dst, dport, proto, src_identity, dst_identity, decision, outcome, "
+    "reason, rule, revision, packets, bytes"
+)
+
+
+def _listed(view: str, found: str, last: int | None) -> str:
+    """Oldest first; of more than `last` the newest."""
+    query = f"SELECT {FLOW_COLUMNS} FROM {view} WHERE {found}"
+    if last is None:
+        return f"{query} ORDER BY first_seen, last_seen, src, sport"
+    return f"SELECT * FROM ({query} ORDER BY last_seen DESC LIMIT {last}) ORDER BY first_seen, last_seen, src, sport"
+
+
+def ledger(
+    settings: Settings,
+    since: Since = "",
+    output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
+) -> None:
+    """Packets and events accounted hop by hop. Exit status 1 if they do not balance."""
+    check_output(output, ("table", "json"))
+    start = times.moment(since) if since else None
+    account = lookup.history(settings).ledger(start)
+    if output == "json":
+        show.document(account)
+    else:
+        _ledger_table(account)
+    if not account["balanced"]:
+        error = CliError("the ledger does not balance", "the rows with unequal hops say where; see docs/ledger.md", NO)
+        show.say(str(explain(error)))
+        raise typer.Exit(NO)
+
+
+def _ledger_table(account: dict) -> None:
+    rows = []
+    for ring in account.get("rings", []):
+        packets, events = ring["packets"], ring["events"]
+        rows.append([
+            ring["node"], ring["ring"], *(packets[k] for k in ("parsed", "judged", "flows", "untracked")),
+            *(events[k] for k in ("due", "emitted", "pending", "lost", "held_back", "published", "stored")),
+            len(events["gaps"]), ring.get("balanced"),
+        ])  # fmt: skip
+    show.table(
+        ["node", "ring", "parsed", "judged", "flows", "untracked", "due", "emitted", "pending", "lost", "held back",
+         "published", "stored", "gaps", "balanced"], rows,
+    )  # fmt: skip
+    print("balanced" if account["balanced"] else "not balanced")

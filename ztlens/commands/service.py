@@ -1,0 +1,207 @@
+"""`up`, `down`, `collector`, `sink`: what runs."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ztlens import config, show
+from ztlens.command import installation, with_options
+from ztlens.config import Settings
+from ztlens.errors import BadInput, Missing
+
+if TYPE_CHECKING:
+    from ztlens.up import Up
+
+Interfaces = Annotated[
+    list[str] | None,
+    typer.Option("-i", "--interface", metavar="IFACE[:ingress|egress|both]", help="What to watch; repeat for more."),
+]
+PolicyFile = Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="policy.yaml to start with.")]
+Netns = Annotated[str | None, typer.Option(metavar="NAME", help="Network namespace of the interfaces.")]
+Mode = Annotated[str | None, typer.Option(metavar="monitor|enforce", help="Judge only, or judge and drop.")]
+Node = Annotated[str | None, typer.Option(metavar="NAME", help="Name of this host in verdicts.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Register the commands."""
+    installation(app, "up")(up)
+    installation(app, "down")(down)
+    installation(app, "collector")(collector)
+    installation(app, "sink")(sink)
+
+
+def up(
+    settings: Settings,
+    *,
+    interface: Interfaces = None,
+    policy: PolicyFile = None,
+    netns: Netns = None,
+    mode: Mode = None,
+    node: Node = None,
+    nats_server: Annotated[str | None, typer.Option(metavar="PROGRAM", help="nats-server to start.")] = None,
+    nats_port: Annotated[str | None, typer.Option(metavar="PORT", help="Port of the bundled NATS.")] = None,
+    observe: Annotated[
+        bool | None, typer.Option("--observe/--quiet", help="Show live verdicts (default: if a terminal looks on).")
+    ] = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="Live verdicts as compact, json or dict.")] = "compact",
+) -> None:
+    """Run everything on this host: NATS, collector and sink. Ctrl-C takes it down."""
+    import asyncio
+
+    from ztlens.up import Up
+
+    settings = _watched(settings, interface, policy, netns=netns, mode=mode, node=node)
+    settings = with_options(settings, nats_server=nats_server, nats_port=nats_port)
+    if output not in ("compact", "json", "dict"):
+        raise BadInput(f"{output!r} is not an output of `up`", "one of compact, json, dict")
+    look = show.on_terminal() if observe is None else observe
+
+    async def live(running: "Up") -> None:
+        from ztlens.live import follow
+        from ztlens.verdicts import Printer
+
+        await follow(running.url, "TRUE", Printer(output).write)
+
+    one = Up(settings)
+
+    async def tell(running: "Up") -> None:
+        for line in await asyncio.to_thread(_started, running):
+            show.say(line)
+
+    asyncio.run(one.run(tell, *([live] if look else [])))
+    if one.ledger is not None:
+        show.say(f"down; {'the ledger is balanced' if one.ledger.get('balanced') else 'the ledger does not balance'}"
+                 f"; history stays in {settings.database}")  # fmt: skip
+
+
+def _watched(
+    settings: Settings,
+    interface: list[str] | None,
+    policy: Path | None,
+    **options: str | None,
+) -> Settings:
+    return with_options(
+        settings, interfaces=interface or None, policy=None if policy is None else str(policy), **options
+    )
+
+
+def _started(running: "Up") -> list[str]:
+    """What is on, and what to try next."""
+    from ztlens.lookup import collector_request
+
+    settings = running.settings
+    status: dict[str, Any] = collector_request(settings.run_dir, "status")
+    interfaces = status.get("interfaces") or {}
+    watched = ", ".join(f"{name} ({how})" for name, how in interfaces.items()) or ", ".join(settings["interfaces"])
+    known = status.get("policy") or {}
+    has_policy = bool(status.get("policy_hash") or (isinstance(known, dict) and known.get("hash")))
+    suffix = "" if settings.instance == "default" else f" --instance {settings.instance}"
+    lines = [
+        f"watching {watched} as node {settings.node}, mode {status['mode']}, revision {status['revision']}",
+        f"history in {settings.database}, NATS at {_address(running.url)}",
+    ]
+    if not has_policy:
+        lines.append(f"no policy yet: everything is allowed; next: `ztlens policy apply FILE{suffix}`")
+    lines.append(
+        f"try `ztlens observe -f{suffix}`, `ztlens violations{suffix}`, `ztlens status{suffix}`; Ctrl-C ends it"
+    )
+    return lines
+
+
+def _address(url: str) -> str:
+    from ztlens.nats import masked
+
+    return masked(url).replace("***@", "")
+
+
+def down(settings: Settings) -> None:
+    """Stop what runs here and take the programs off the interfaces."""
+    from ztlens import down as taking
+
+    if not taking.down(settings, show.say):
+        show.say(f"instance {settings.instance} is down already")
+
+
+def collector(
+    settings: Settings,
+    *,
+    interface: Interfaces = None,
+    policy: PolicyFile = None,
+    netns: Netns = None,
+    mode: Mode = None,
+    node: Node = None,
+) -> None:
+    """Run the collector alone: load, attach, judge, publish."""
+    import asyncio
+
+    from collector.kernel.interface import Interface
+    from collector.service import run
+    from collector.settings import CollectorSettings
+    from schemas.codes import Mode as NodeMode
+
+    settings = _watched(settings, interface, policy, netns=netns, mode=mode, node=node)
+    if not settings["interfaces"]:
+        raise BadInput("no interface to watch", "name one: `ztlens collector -i eth0`")
+    _log()
+    asyncio.run(
+        run(
+            CollectorSettings(
+                node=settings.node,
+                interfaces=tuple(Interface(*config.split_interface(text)) for text in settings["interfaces"]),
+                instance=settings.instance,
+                nats_url=_nats(settings),
+                netns=settings["netns"],
+                policy_file=settings["policy"],
+                mode=NodeMode[settings["mode"].upper()] if settings["mode"] else None,
+                run_dir=settings.run_dir,
+                pins=settings.pins,
+                knobs=settings["knobs"],
+                timeouts=settings["timeouts"],
+                debug=_debug(),
+                **settings.owned("collector"),
+            )
+        )
+    )
+
+
+def sink(settings: Settings) -> None:
+    """Run the sink alone: store what is published, answer questions."""
+    import asyncio
+
+    from sink.service import run
+
+    from sink.settings import SinkSettings
+
+    _log()
+    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    asyncio.run(
+        run(
+            SinkSettings(
+                database=settings.database,
+                nats_url=_nats(settings),
+                run_dir=settings.run_dir,
+                **settings.owned("sink"),
+            )
+        )
+    )
+
+
+def _nats(settings: Settings) -> str:
+    if not settings.nats:
+        raise Missing("no NATS server was named", "give --nats URL or ZTLENS_NATS, or use `ztlens up`")
+    return settings.nats
+
+
+def _debug() -> bool:
+    return "--debug" in sys.argv
+
+
+def _log() -> None:
+    """Services tell what they do on stderr, a line each; the journal adds the time."""
+    logging.basicConfig(level=logging.DEBUG if _debug() else logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("nats", "asyncio", "uvicorn", "uvicorn.access", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

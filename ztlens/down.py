@@ -1,0 +1,65 @@
+"""Take everything down, whatever is left of it: a running `up`, a lone collector, or the pins of one that died."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from ztlens import running
+from ztlens.config import Settings
+from ztlens.errors import Missing
+
+PATIENCE = 180.0
+
+
+def down(settings: Settings, report: Callable[[str], None]) -> bool:
+    """Stop and detach. False if there was nothing to do. Raises CliError, CollectorError."""
+    info = running.find(settings.run_dir)
+    if info is not None:
+        report(f"stopping `ztlens up` (process {info.get('pid', '?')})")
+        if not running.stop(info, settings.run_dir, PATIENCE):
+            raise Missing(
+                f"process {info.get('pid', '?')} did not end within {PATIENCE:.0f} s", "its own output says why"
+            )
+        return True
+    if _ask_collector(settings.run_dir):
+        report("the collector has detached and drained")
+        return True
+    unread = clean_up(settings)
+    if unread is None:
+        return False
+    report("took away the kernel side that a dead collector left" + lost(unread))
+    return True
+
+
+def _ask_collector(run_dir: Path) -> bool:
+    """`down` through the control socket; False if no collector listens."""
+    path = run_dir / "control.sock"
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            return False
+    from collector.control.client import request
+
+    request(run_dir, "down", timeout=PATIENCE)
+    return True
+
+
+def lost(unread: int) -> str:
+    """What to add when events went with the ring."""
+    return f"; {unread} events that nobody had read went with it" if unread else ""
+
+
+def clean_up(settings: Settings) -> int | None:
+    """Detach and unpin what no collector owns any more: how many events nobody read, None if nothing is pinned.
+
+    Raises KernelError.
+    """
+    try:
+        if not any(settings.pins.parent.glob(f"{settings.pins.name}*")):
+            return None
+    except PermissionError as error:
+        raise Missing(f"{settings.pins.parent}: {error.strerror}", "run it as root") from error
+    from collector.kernel.removal import remove_datapath
+
+    return remove_datapath(settings.pins)

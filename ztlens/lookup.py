@@ -1,0 +1,70 @@
+"""Whom a command asks: the history (the running sink's, else the file), the collector, a policy file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ztlens.config import Settings
+from ztlens.errors import BadInput, Missing
+
+if TYPE_CHECKING:
+    import pyarrow
+    from sink.client import History
+
+
+def history(settings: Settings) -> "History":
+    """Whatever answers for this installation. Raises SinkError, Missing if nothing was ever recorded."""
+    from sink.client import History
+
+    if not (settings.run_dir / "sink.sock").exists() and not settings.database.exists():
+        raise Missing(
+            f"there is no history: neither a running sink nor {settings.database}",
+            "start with `ztlens up -i INTERFACE`, or give --state DIR",
+        )
+    if settings.given("state") or settings.given("database"):
+        return _of_database(settings)
+    return History.find(settings.run_dir, settings.database)
+
+
+def _of_database(settings: Settings) -> "History":
+    """A state directory that was named is the one to read, even if the running sink has another."""
+    from sink.client import History
+
+    found = History.find(settings.run_dir, settings.database)
+    said: dict[str, Any] = found.status()
+    if str(said.get("database", settings.database)) != str(settings.database):
+        return History.on_file(settings.database)
+    return found
+
+
+def ask(settings: Settings, sql: str) -> "pyarrow.Table":
+    """The answer to one statement."""
+    return history(settings).sql(sql)
+
+
+def read_policy(path: Path) -> str:
+    """The text of a policy file. Raises OSError, and BadInput for what is not text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text (byte {error.start})", "a policy is a YAML file") from error
+
+
+def collector_request(run_dir: Path, op: str, **arguments: Any) -> Any:
+    """Ask the collector. Raises CollectorError."""
+    from collector.control.client import request
+
+    return request(run_dir, op, **arguments)
+
+
+def sink_status(run_dir: Path) -> dict[str, Any]:
+    """Ask the sink. Raises SinkError."""
+    from sink.client import History
+
+    return History.over_socket(run_dir / "sink.sock").status()
+
+
+def sink_ledger(run_dir: Path) -> dict[str, Any]:
+    """The sink's ledger. Raises SinkError."""
+    from sink.client import History
+
+    return History.over_socket(run_dir / "sink.sock").ledger()

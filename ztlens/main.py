@@ -1,0 +1,103 @@
+"""The `ztlens` command: the tree of commands, and the only place where an error becomes a line and an exit status."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from ztlens.command import Config, Debug, Instance, Nats, RunDir, State, remember
+from ztlens.commands import demo, health, history, judge, observe, rules, service
+from ztlens.errors import INTERRUPTED, explain
+
+app = typer.Typer(
+    name="ztlens",
+    help="Judges every packet against policy.yaml inside the Linux kernel and keeps the verdicts as SQL history.",
+    epilog="Exit status: 0 done; 1 the answer is no; 2 usage or bad input; 3 something needed is missing.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    *,
+    state: State = None,
+    run_dir: RunDir = None,
+    instance: Instance = None,
+    nats: Nats = None,
+    config_file: Config = None,
+    debug: Debug = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Common options may stand here or behind the command."""
+    remember(state=state, run_dir=run_dir, instance=instance, nats=nats, config_file=config_file, debug=debug)
+    if version:
+        health.print_version()
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+for room in (service, observe, history, rules, judge, health, demo):
+    room.add(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line. The exit status of docs/cli.md; 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments or bool(os.environ.get("ZTLENS_DEBUG"))
+    try:
+        status = get_command(app).main(args=list(arguments), prog_name="ztlens", standalone_mode=False)
+        sys.stdout.flush()
+    except (BrokenPipeError, typer.Abort) as error:
+        _quiet_stdout()
+        return 0 if isinstance(error, BrokenPipeError) else INTERRUPTED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as error:
+        # typer answers a broken pipe with sys.exit(1)
+        if isinstance(error.__context__, BrokenPipeError):
+            _quiet_stdout()
+            return 0
+        return error.code if isinstance(error.code, int) else 0
+    except BaseExceptionGroup as group:
+        return _tell(_first(group), debug)
+    except Exception as error:
+        return _tell(error, debug)
+    return status if isinstance(status, int) else 0
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    """Task groups wrap even a single error."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _tell(error: BaseException, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    told = explain(error)
+    try:
+        sys.stdout.flush()
+        print(told, file=sys.stderr)
+    except OSError:
+        _quiet_stdout()
+    return told.exit_status
+
+
+def _quiet_stdout() -> None:
+    """Nobody reads any more: the interpreter must not complain when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

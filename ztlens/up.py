@@ -1,0 +1,206 @@
+"""Everything on this host: NATS, the sink and the collector as children of one process, `ztlens up`.
+
+They are started one after the other, each awaited; one that dies is restarted with back-off. The end is in order, so
+that nothing is lost: the collector detaches, ends every flow, drains the ring and closes the record; the sink stores
+what the stream holds; then sink and NATS stop.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from ztlens import nats, show
+from ztlens.config import Settings
+from ztlens.errors import BadInput, Missing, one_line
+from ztlens.lookup import collector_request, read_policy, sink_ledger, sink_status
+from ztlens.parts import Part, clean_environment, ztlens_command
+from ztlens.running import Lock
+
+PATIENCE = {"nats": 20.0, "sink": 30.0, "collector": 120.0}
+"""Seconds until a part must work; BCC compiles for some 10 s on a small machine."""
+DRAIN = 60.0
+"""Seconds for the collector to drain and for the sink to store the rest."""
+
+Background = Callable[["Up"], Awaitable[None]]
+
+
+class Up:
+    """One run of `up`. `run` returns after the orderly end; `background` are tasks that live in between."""
+
+    def __init__(self, settings: Settings, report: Callable[[str], None] = show.say) -> None:
+        self.settings = settings
+        self.url = settings.nats
+        self.parts: dict[str, Part] = {}
+        self.stopping = asyncio.Event()
+        self.ledger: dict[str, Any] | None = None
+        self._report = report
+        self._keepers: list[asyncio.Task[None]] = []
+        self._lock: Lock | None = None
+
+    async def run(self, *background: Background) -> None:
+        """Start, tell, wait for Ctrl-C or SIGTERM, stop. Raises CliError if the start fails (all is stopped then)."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stopping.set)
+        try:
+            await self.start()
+            tasks = [asyncio.ensure_future(task(self)) for task in background]
+            stop = asyncio.ensure_future(self.stopping.wait())
+            await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            while not stop.done():
+                for task in tasks:
+                    if task.done() and task.exception():
+                        self._report(f"live verdicts: {one_line(str(task.exception()))}")
+                tasks = [task for task in tasks if not task.done()]
+                await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            await self.stop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+    async def start(self) -> None:
+        """NATS, sink, collector, each awaited. Raises CliError; then call `stop` all the same."""
+        check_input(self.settings)
+        self._lock = Lock(self.settings)
+        self.settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.url:
+            server = nats.configure(self.settings)
+            self.url = server.url
+            self._add("nats", [str(server.program), "--config", str(server.config)], self._nats_answers)
+        else:
+            await nats.check(self.url)
+        file = self.settings.run_dir / "up.toml"
+        nats.write_private(file, self.settings.replaced(nats=self.url).toml())
+        # Published first: `down` must find us from here on, even while parts start.
+        self._lock.publish({
+            "nats": self.url, "state": str(self.settings.state), "since": time.time(), "node": self.settings.node,
+        })  # fmt: skip
+        self._add("sink", ztlens_command("sink", "--config", str(file)), self._sink_answers)
+        self._add("collector", ztlens_command("collector", "--config", str(file)), self._collector_answers)
+        for name, part in self.parts.items():
+            await self._unless_stopped(part.start(PATIENCE[name]))
+        self._lock.publish({
+            "nats": self.url, "state": str(self.settings.state), "since": time.time(), "node": self.settings.node,
+            "parts": {name: part.pid for name, part in self.parts.items()},
+        })  # fmt: skip
+        self._keepers = [asyncio.ensure_future(part.keep(PATIENCE[name])) for name, part in self.parts.items()]
+
+    async def _unless_stopped(self, step: Awaitable[None]) -> None:
+        """`step`, given up when somebody asks to stop."""
+        task = asyncio.ensure_future(step)
+        stop = asyncio.ensure_future(self.stopping.wait())
+        await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise Missing("stopped while starting", "start it again")
+        stop.cancel()
+        await task
+
+    def _add(self, name: str, command: list[str], ready: Callable[[], Awaitable[None]]) -> None:
+        worth = _nats_line_worth_telling if name == "nats" else bool
+        self.parts[name] = Part(
+            name, command, ready, self._report, environment=clean_environment(), worth_telling=worth
+        )
+
+    async def _nats_answers(self) -> None:
+        await nats.check(self.url)
+
+    async def _sink_answers(self) -> None:
+        await asyncio.to_thread(sink_status, self.settings.run_dir)
+
+    async def _collector_answers(self) -> None:
+        await asyncio.to_thread(collector_request, self.settings.run_dir, "status")
+
+    async def stop(self) -> None:
+        """The end, in order. Idempotent; what does not answer is passed over, and said."""
+        for task in self._keepers:
+            task.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._keepers = []
+        collector, sink, server = (self.parts.get(name) for name in ("collector", "sink", "nats"))
+        if collector is not None:
+            await self._stop_collector(collector)
+        if sink is not None and sink.alive:
+            await self._store_the_rest()
+            await sink.stop(30.0)
+        if server is not None:
+            await server.stop(10.0)
+        self.parts = {}
+        if self._lock is not None:
+            (self.settings.run_dir / "up.toml").unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+            with contextlib.suppress(OSError):
+                self.settings.run_dir.rmdir()
+
+    async def _stop_collector(self, collector: Part) -> None:
+        """Its own `down`; if it cannot, its datapath is cleaned up from here."""
+        if collector.alive:
+            try:
+                await asyncio.wait_for(asyncio.to_thread(collector_request, self.settings.run_dir, "down"), DRAIN)
+                assert collector.process is not None
+                await asyncio.wait_for(collector.process.wait(), DRAIN)
+            except Exception as error:
+                self._report(f"collector does not answer `down`: {one_line(str(error)) or type(error).__name__}")
+        await collector.stop(10.0)
+        from ztlens.down import clean_up, lost
+
+        try:
+            unread = await asyncio.to_thread(clean_up, self.settings)
+            if unread is not None:
+                self._report("took the kernel side away without its collector" + lost(unread))
+        except Exception as error:
+            self._report(f"the kernel side is still there: {one_line(str(error))}")
+
+    async def _store_the_rest(self) -> None:
+        """Wait until the sink holds all that was published, or stops getting nearer."""
+        last, since = None, time.monotonic()
+        while time.monotonic() - since < 10.0:
+            try:
+                self.ledger = await asyncio.to_thread(sink_ledger, self.settings.run_dir)
+            except Exception as error:
+                self._report(f"the sink does not answer: {one_line(str(error))}")
+                return
+            if missing(self.ledger, self.settings.node) == 0:
+                return
+            if self.ledger != last:
+                last, since = self.ledger, time.monotonic()
+            await asyncio.sleep(0.1)
+        self._report("the sink did not store everything in time; the stream keeps the rest until the next start")
+
+
+def _nats_line_worth_telling(line: str) -> bool:
+    """nats-server's log is long; only what is wrong concerns people."""
+    return any(level in line for level in ("[WRN]", "[ERR]", "[FTL]"))
+
+
+def check_input(settings: Settings) -> None:
+    """What can be refused before anything is started. Raises CliError."""
+    if os.geteuid() != 0:
+        raise Missing("ztlens up needs root: it loads programs into the kernel", "run it with sudo")
+    if not settings["interfaces"]:
+        raise BadInput("no interface to watch", "name one: `ztlens up -i eth0`; `ip -brief link` lists them")
+    policy: Path | None = settings["policy"]
+    if policy is not None:
+        from policy.parse import parse
+
+        parse(read_policy(policy), str(policy))
+
+
+def missing(ledger: dict[str, Any], node: str) -> int:
+    """Events that `node` published and the store does not hold yet."""
+    total = 0
+    for ring in ledger.get("rings", ledger.get("nodes", [])):
+        if ring.get("node", node) == node:
+            events = ring["events"]
+            total += max(0, events["published"] - events["stored"])
+    return total
