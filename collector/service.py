@@ -1,0 +1,416 @@
+"""The collector: one process a node, from the ring to NATS, with a socket for its operator.
+
+Threads: the loop's (ring, NATS, socket) and one that owns every other call to the datapath (`call`), so a long
+sweep or a policy swap never stops the drain. Reading and releasing the ring touches nothing else of the datapath.
+
+It ends in one of two ways. SIGTERM: stop reading, flush what is under way for 5 s, leave the datapath to the next
+collector. `down`: detach, end every flow, drain all of it, publish the exact last books, unpin.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import uvloop
+
+from collector.accounts import Accounts
+from collector.bus import Bus
+from collector.control.server import ControlServer
+from collector.errors import CollectorError, RefusedError, StreamError
+from collector.kernel.interface import Datapath, DatapathSettings
+from collector.live import Live
+from collector.memory import Memory
+from collector.node import Node, Wanted, read_policy
+from collector.records import Records
+from collector.ring import Pump
+from collector.settings import CollectorSettings
+from collector.status import status
+from schemas.codes import Mode, word
+
+log = logging.getLogger("ztlens.collector")
+
+OpenDatapath = Callable[[DatapathSettings], Datapath]
+
+TICK = 1.0  # seconds between loss records
+SUMS_EVERY = 10.0  # seconds between loss records with the flow table's sums
+SWEEP_SHARE = 0.05  # of one CPU, at most: a sweep that took 0.1 s is not repeated within 2 s
+FLUSH_SECONDS = 5.0
+CLOSE_SECONDS = 30.0
+
+
+class Collector:
+    """The running service; `run` is the way in."""
+
+    def __init__(self, settings: CollectorSettings, open_datapath: OpenDatapath | None = None) -> None:
+        self.settings = settings
+        self.started = time.time()
+        self.bus = Bus(
+            settings.nats_url, name=f"ztlens collector {settings.node}", max_bytes=settings.stream_max_bytes,
+            max_age=settings.stream_max_age,
+        )  # fmt: skip
+        self.records = Records(self.bus, settings.node)
+        self.memory = Memory(settings.run_dir)
+        self.notices: list[str] = []
+        self.ending = False
+        self.datapath: Datapath
+        self.node: Node
+        self.live: Live
+        self.pump: Pump
+        self.accounts: Accounts
+        self._open = open_datapath or _real_datapath
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pumping: asyncio.Task[None] | None = None
+        self._finish: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._next_sweep = self._sums_at = 0.0
+        self._faults: dict[str, str] = {}
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run `function` in the thread that owns the datapath."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def run(self, ready: asyncio.Event | None = None) -> None:
+        """Until SIGTERM, SIGINT or `down`. Raises CollectorError for what cannot be had."""
+        wanted = await asyncio.to_thread(Wanted.read, self.settings.policy_file) if self.settings.policy_file else None
+        if wanted is not None and wanted.problem is not None and not self.settings.pins.exists():
+            raise wanted.problem  # nothing runs that could be adopted: touch no interface
+        self.memory.load()
+        self._handle_signals()
+        control = ControlServer(self.settings.control_socket, self._handlers())
+        try:
+            self.datapath = await self.call(self._open, self.settings.datapath())
+            try:
+                await self._begin(wanted)
+                await control.start()
+            except CollectorError:
+                await self._undo()
+                raise
+            if ready is not None:
+                ready.set()
+            await self._finish
+        finally:
+            await control.stop()
+            await self._end()
+            self._thread.shutdown(wait=True)
+
+    async def _begin(self, wanted: Wanted | None) -> None:
+        datapath, settings = self.datapath, self.settings
+        self.accounts = Accounts(datapath, settings.node)
+        self.node = Node(datapath, self.call, self.records, self.memory, settings.node)
+        self.live = Live(self.bus, settings.node, settings.live_cap, self.node.names)
+        self.pump = self._pump(datapath, live=True)
+        for notice in datapath.notices:
+            self.notice(notice)
+        await self.node.begin(wanted, settings.mode, datapath.predecessor)
+        await self.call(self.accounts.take)
+        where = ", ".join(f"{name} ({how})" for name, how in datapath.interfaces.items()) or "no interface"
+        log.info("ring %s, revision %d, watching %s", datapath.ring_id, datapath.revision, where)
+        self._start(self.bus.run())
+        self._pumping = self._start(self.pump.run())
+        self._start(self.records.run())
+        self._start(self._tick_for_ever())
+        if datapath.predecessor is not None:
+            self._start(self._bury(datapath.predecessor))
+
+    async def _undo(self) -> None:
+        """A start that failed leaves nothing behind, unless it found something running."""
+        if not self.datapath.adopted:
+            await self.call(self.datapath.detach)
+            await self.call(self.datapath.unpin)
+
+    def _pump(self, ring: Datapath, *, live: bool) -> Pump:
+        async def offer(rows: np.ndarray, clock: int, behind: bool) -> None:
+            await self.live.offer(rows, clock=clock, ring=ring.ring_id, behind=behind)
+
+        s = self.settings
+        return Pump(
+            ring, self.bus, node=s.node, batch=s.batch, batch_wait=s.batch_wait, in_flight=s.in_flight,
+            offer=offer if live and s.live_cap > 0 else None,
+        )  # fmt: skip
+
+    def notice(self, line: str) -> None:
+        """Something an operator should know, in the log and in `status`."""
+        self.notices.append(line)
+        log.warning(line)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._stopped)
+        return task
+
+    def _stopped(self, task: "asyncio.Task[None]") -> None:
+        """A part that died takes the collector with it: the next one adopts the datapath and loses nothing."""
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None or self._finish.done():
+            return
+        log.debug("stopped", exc_info=error)
+        if not isinstance(error, CollectorError):
+            error = CollectorError(f"{type(error).__name__}: {error}", "this is a fault of ztlens; --debug shows more")
+        self._finish.set_exception(error)
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(
+            lambda _, context: log.debug("%s", context.get("message"), exc_info=context.get("exception"))
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def stop(self) -> None:
+        """Leave the datapath running and end."""
+        if not self._finish.done():
+            self._finish.set_result(None)
+
+    def _reload(self) -> None:
+        """SIGHUP: read the policy file again; a broken one changes nothing."""
+        path = self.settings.policy_file
+
+        async def reload() -> None:
+            if path is None:
+                log.warning("SIGHUP: no policy file to read again")
+                return
+            with contextlib.suppress(RefusedError):  # said and recorded already
+                try:
+                    text = await asyncio.to_thread(read_policy, path)
+                except RefusedError as error:
+                    log.warning("refused: %s (SIGHUP)", error)
+                    return
+                await self.node.apply(text, str(path), "SIGHUP")
+
+        if hasattr(self, "node"):
+            self._start(reload())
+
+    # ── sweep and loss ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _tick_for_ever(self) -> None:
+        due = time.monotonic()
+        while True:
+            await self._tick()
+            due = max(due + TICK, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+
+    async def _tick(self, *, fresh: bool = False) -> None:
+        """Sweep if it is time, look at every counter, queue the loss record. Kernel trouble is told, not fatal."""
+        sums = None
+        if self.ending:
+            return
+        try:
+            now = time.monotonic()
+            if fresh or now >= self._next_sweep:
+                report = await self.call(self.datapath.sweep)
+                took = time.monotonic() - now
+                self._next_sweep = now + max(TICK, took / SWEEP_SHARE) - TICK / 2
+                if fresh or now - self._sums_at >= SUMS_EVERY:
+                    sums, self._sums_at = report.sums, now
+            look = await self.call(self.accounts.take)
+        except (CollectorError, OSError) as error:
+            self._fault("sweep", error)
+            return
+        if not self.ending:  # nothing may follow the final record
+            self.records.put(self.accounts.record(look, collector=self.counters(), flows=sums))
+
+    def _fault(self, what: str, error: Exception) -> None:
+        """Say it when it is new."""
+        line = f"{what}: {error}"
+        if self._faults.get(what) != line:
+            self._faults[what] = line
+            self.notice(line)
+
+    def counters(self) -> dict[str, int]:
+        """LossRecord.collector: events, since this collector started; `retried` counts attempts."""
+        return {
+            "received": self.pump.received, "sent": self.pump.sent, "acknowledged": self.pump.acknowledged,
+            "retried": self.bus.retried, "live_sent": self.live.sent, "live_capped": self.live.capped,
+            "live_failed": self.live.failed, "records_refused": self.records.refused,
+        }  # fmt: skip
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _end(self) -> None:
+        """After `down` nothing is left to do; else flush and leave the kernel side running."""
+        self.ending = True
+        if self._pumping is not None:
+            end = time.monotonic() + FLUSH_SECONDS
+            self.pump.stop()
+            await asyncio.wait([self._pumping], timeout=FLUSH_SECONDS)  # it hands over what it has read
+            flushed = await self.pump.settle(max(0.0, end - time.monotonic()))
+            flushed &= await self.records.flush(max(0.0, end - time.monotonic()))
+            if not flushed:
+                log.warning("NATS did not acknowledge everything in %g s; the rest stays in the ring", FLUSH_SECONDS)
+            left = list(self._tasks)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            self.pump.close()
+        if hasattr(self, "datapath"):
+            await self.call(self.datapath.close)
+
+    async def down(self, *, force: bool, who: str) -> dict[str, Any]:
+        """Take the datapath away; see the module. Raises RefusedError or StreamError; the ring is then kept."""
+        if self.ending:
+            raise RefusedError("the collector is ending already", "")
+        datapath = self.datapath
+        look = await self.call(self.accounts.take)
+        waiting = (look.produced - look.consumed) // datapath.stride
+        if not self.bus.connected and not force:
+            raise RefusedError(
+                f"NATS at {self.bus.where} is away: {waiting} events and the last state of every flow would be lost",
+                "bring NATS back, stop the collector with SIGTERM (keeps them), or give --force",
+            )
+        self.ending = True
+        log.info("down, asked by %s", who)
+        await self.call(datapath.detach)
+        try:
+            await self._close_ring(datapath, self.pump, self.accounts, force=force)
+        except StreamError:
+            self.ending = False  # a collector without interfaces: SIGTERM keeps the ring, `down` tries again
+            raise
+        self.node.closed(who, datapath)
+        recorded = await self.records.flush(10.0 if self.bus.connected else 0.0)
+        if not recorded and not force:
+            self.ending = False
+            raise StreamError("NATS did not take the ring's last records", "bring NATS back and try again")
+        lost = (datapath.produced - datapath.consumed) // datapath.stride
+        await self.call(datapath.unpin)
+        self.memory.forget()
+        final = self.accounts.last
+        log.info("ring %s closed at %d, %d events lost", datapath.ring_id, datapath.produced, lost)
+        return {
+            "ring": datapath.ring_id, "events": datapath.produced // datapath.stride, "lost": lost,
+            "packets": final.counters["parsed"], "recorded": recorded,
+        }  # fmt: skip
+
+    async def _close_ring(self, ring: Datapath, pump: Pump, accounts: Accounts, *, force: bool = False) -> None:
+        """End every flow of a detached datapath, drain its ring, queue its exact last books."""
+        end = time.monotonic() + CLOSE_SECONDS
+        while True:
+            await self.call(ring.end_all_flows)
+            sums = (await self.call(ring.sweep)).sums
+            if force and not self.bus.connected:
+                break
+            drained = await pump.wait_drained(max(0.0, min(2.0, end - time.monotonic())))
+            if drained and not sums.live and not sums.due:
+                break
+            if time.monotonic() >= end:
+                if force:
+                    break
+                raise StreamError(
+                    f"{sums.live} flows and {(ring.produced - ring.consumed) // ring.stride} events are left after "
+                    f"{CLOSE_SECONDS:g} s; the ring is kept",
+                    "look at NATS, then try again",
+                )
+        look = await self.call(lambda: accounts.take(exact=True))
+        self.records.put(accounts.record(look, collector=self.counters(), flows=sums, final=True))
+
+    async def _bury(self, old: Datapath) -> None:
+        """Drain the ring of an older layout, for as long as it takes, and close it."""
+        pump, accounts = self._pump(old, live=False), Accounts(old, self.settings.node)
+        pumping = asyncio.create_task(pump.run())
+        try:
+            while True:
+                try:
+                    await self._close_ring(old, pump, accounts)
+                    break
+                except StreamError as error:
+                    self._fault("older ring", error)
+            self.node.closed("collector start, newer layout", old)
+            if await self.records.flush(CLOSE_SECONDS):
+                await self.call(old.unpin)
+                log.info("older ring %s drained and closed at %d", old.ring_id, old.produced)
+        finally:
+            pump.stop()
+            pumping.cancel()
+            await asyncio.gather(pumping, return_exceptions=True)
+            await pump.settle(0)
+            pump.close()
+            await self.call(old.close)
+
+    # ── the control socket ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _handlers(self) -> dict[str, Any]:
+        return {
+            "status": self._op_status, "policy.show": self._op_show, "policy.apply": self._op_apply,
+            "mode": self._op_mode, "down": self._op_down,
+        }  # fmt: skip
+
+    async def _op_status(self, args: dict[str, Any], who: str) -> dict[str, Any]:
+        if args.get("fresh"):
+            await self._tick(fresh=True)
+        return status(self)
+
+    async def _op_show(self, args: dict[str, Any], who: str) -> dict[str, Any]:
+        return self.node.show()
+
+    async def _op_apply(self, args: dict[str, Any], who: str) -> dict[str, Any]:
+        text, file = args.get("text"), args.get("file", "policy.yaml")
+        if not isinstance(text, str) or not isinstance(file, str):
+            raise RefusedError("policy.apply needs text and file", "both are strings")
+        self._not_ending()
+        return await self.node.apply(text, file, who)
+
+    async def _op_mode(self, args: dict[str, Any], who: str) -> dict[str, Any]:
+        wanted = args.get("mode")
+        if wanted is None:
+            now = word(self.datapath.mode)
+            return {"mode": now, "from": now, "changed": False}
+        try:
+            mode = Mode[str(wanted).upper()]
+        except KeyError:
+            raise RefusedError(f"unknown mode {wanted!r}", "monitor or enforce") from None
+        self._not_ending()
+        return await self.node.set_mode(mode, who)
+
+    async def _op_down(self, args: dict[str, Any], who: str) -> dict[str, Any]:
+        result = await self.down(force=args.get("force") is True, who=who)
+        asyncio.get_running_loop().call_later(0.1, self.stop)  # the answer goes first
+        return result
+
+    def _not_ending(self) -> None:
+        if self.ending:
+            raise RefusedError("the collector is ending", "")
+
+
+def _real_datapath(settings: DatapathSettings) -> Datapath:
+    from collector.kernel import open_datapath  # noqa: PLC0415 (BCC is needed only here)
+
+    return open_datapath(settings)
+
+
+async def run(
+    settings: CollectorSettings, *, open_datapath: OpenDatapath | None = None, ready: asyncio.Event | None = None
+) -> None:
+    """The collector's life. Raises CollectorError; `ready` is set once the control socket listens."""
+    await Collector(settings, open_datapath).run(ready)
+
+
+def configure_log(debug: bool = False) -> None:
+    """One timestamped line a message to stderr; tracebacks only with `debug`."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("%(asctime)s %(levelname)-7s collector: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def main(settings: CollectorSettings) -> int:
+    """Run on uvloop; returns the exit status of docs/cli.md and has said on stderr what went wrong."""
+    configure_log(settings.debug)
+    try:
+        uvloop.run(run(settings))
+    except CollectorError as error:
+        log.debug("failed", exc_info=error)
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.exit_status
+    return 0

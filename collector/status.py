@@ -1,0 +1,53 @@
+"""Everything `ztlens status` prints about a collector."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from schemas.codes import word
+
+if TYPE_CHECKING:
+    from collector.service import Collector
+
+
+def status(collector: "Collector") -> dict[str, Any]:
+    """Plain data for JSON. Positions and sizes in bytes, rates per second, `outage_tolerance` in seconds or None."""
+    datapath, accounts, node, bus = collector.datapath, collector.accounts, collector.node, collector.bus
+    rates = accounts.rates()
+    held = datapath.produced - datapath.consumed
+    running = node.running
+    return {
+        "node": collector.settings.node,
+        "instance": collector.settings.instance,
+        "uptime": round(time.time() - collector.started, 1),
+        "ring": datapath.ring_id,
+        "adopted": datapath.adopted,
+        "ending": collector.ending,
+        "mode": word(datapath.mode),
+        "revision": datapath.revision,
+        "policy": {
+            "hash": node.policy_hash,
+            "file": running.file if running else "",
+            "who": running.who if running else "",
+        },
+        "interfaces": dict(datapath.interfaces),
+        "notices": list(collector.notices),
+        "rates": {key: round(value, 1) for key, value in rates.items()},
+        "ring_bytes": datapath.ring_bytes,
+        "ring_held": held,
+        "ring_fill": round(held / datapath.ring_bytes, 4),
+        "events_waiting": held // datapath.stride,
+        "produced": datapath.produced,
+        "consumed": datapath.consumed,
+        "outage_tolerance": accounts.outage_tolerance(),
+        "kernel": accounts.last.counters,
+        "judged_packets": accounts.last.judged_packets,
+        "collector": collector.counters(),
+        "records_waiting": collector.records.waiting,
+        "nats": {
+            "url": bus.where,
+            "connected": bus.connected,
+            "connects": bus.connects,
+            "retried": bus.retried,
+            "error": bus.last_error,
+        },
+    }
