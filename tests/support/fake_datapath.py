@@ -195,7 +195,7 @@ class FakeDatapath:
     def apply(self, compiled: "Compiled", revision: int) -> None:
         self._may_fail("apply")
         if revision != self.kernel.revision + 1:
-            raise ValueError(f"revision {revision} does not follow {self.kernel.revision}")
+            raise KernelError(f"revision {revision} does not follow {self.kernel.revision}")
         if len(compiled.rules) > RULES_MAX:
             raise KernelError(f"{len(compiled.rules)} rules, room for {RULES_MAX}", "raise the knob RULES_MAX")
         slot = revision & 1
