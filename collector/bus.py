@@ -100,16 +100,21 @@ class Bus:
         async def on_closed() -> None:
             closed.set()
 
+        errors: list[Exception] = []
+
         async def on_error(error: Exception) -> None:
+            errors.append(error)
+            del errors[:-1]
             log.debug("NATS: %s", describe(error))
 
-        return await asyncio.wait_for(
-            nats.connect(
-                self.url, name=self._name, allow_reconnect=False, connect_timeout=2, ping_interval=10,
-                max_outstanding_pings=2, closed_cb=on_closed, error_cb=on_error,
-            ),
-            timeout=10,
+        connecting = nats.connect(
+            self.url, name=self._name, allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0.1,
+            connect_timeout=2, ping_interval=10, max_outstanding_pings=2, closed_cb=on_closed, error_cb=on_error,
         )  # fmt: skip
+        try:
+            return await asyncio.wait_for(connecting, timeout=10)
+        except nats.errors.NoServersError as error:  # says nothing; the reason went to the callback
+            raise (errors[-1] if errors else error) from error
 
     async def ensure_streams(self) -> None:
         """Make VERDICTS and RECORDS where they are missing. Raises one of RECOVERABLE."""
@@ -152,6 +157,8 @@ class Bus:
                 async with asyncio.timeout(ACK_SECONDS + 1):  # nats-py's own does not cover a full send queue
                     await js.publish(subject, payload, timeout=ACK_SECONDS, headers={"Nats-Msg-Id": message_id})
                 return
+            except TooLarge:
+                raise
             except nats.errors.MaxPayloadError as error:
                 raise TooLarge from error
             except Exception as error:  # also AttributeError and AssertionError: nats-py closed in mid-call

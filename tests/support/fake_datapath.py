@@ -9,6 +9,7 @@ It passes the same suite as the real datapath (tests/support/datapath_suite.py).
 
 import os
 import secrets
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ class FakeKernel:
         self.revision, self.mode = 0, Mode.MONITOR
         self.applied: list[tuple[Compiled, int]] = []
         self.attached, self.pinned = True, True
+        self.lock = threading.RLock()  # the collector sweeps in one thread while tests push in another
         self.failures: dict[str, Exception] = {}  # method → raised by its next call
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -80,9 +82,10 @@ class FakeKernel:
         `packets_*` and `bytes_*` are cumulative by flow, as on the real ring; flow_id 0 is an untracked packet.
         """
         taken = 0
-        for row in rows:
-            self._count(row)
-            taken += self._emit(row)
+        with self.lock:
+            for row in rows:
+                self._count(row)
+                taken += self._emit(row)
         return taken
 
     def _count(self, row: np.void) -> None:
@@ -90,7 +93,6 @@ class FakeKernel:
         before = self.flows.get(flow) if flow else None
         packets = _packets(row) - (_packets(before) if before is not None else 0)
         size = _bytes(row) - (_bytes(before) if before is not None else 0)
-        self.counters["received"] += packets
         self.counters["parsed"] += packets
         self.counters["events_due"] += 1
         by_rule = self.rule_counters[int(row["revision"]) & 1, int(row["rule"])]
@@ -226,9 +228,10 @@ class FakeDatapath:
 
     def sweep(self) -> SweepReport:
         self._may_fail("sweep")
-        owed, self.kernel.due = self.kernel.due, []
-        flushed = sum(self.kernel._emit(row) for row in owed)
-        return SweepReport(0, flushed, self._sums())
+        with self.kernel.lock:
+            owed, self.kernel.due = self.kernel.due, []
+            flushed = sum(self.kernel._emit(row) for row in owed)
+            return SweepReport(0, flushed, self._sums())
 
     def _sums(self) -> FlowSums:
         rows = list(self.kernel.flows.values())
