@@ -114,11 +114,11 @@ enum flow_need {
 
 /* Finds out; `s->untracked` says why ALONE. */
 static __always_inline u32 flow_need(struct scratch *s, struct flow *flow, const struct config *config,
-				     const struct totals *totals, u64 epoch)
+				     u64 epoch)
 {
 	if (!flow) {
 		s->untracked = COUNTER_UNTRACKED_TABLE_FULL;
-		return flow_table_is_full(totals, config) ? ALONE : BEGINS;
+		return flow_table_is_full(config) ? ALONE : BEGINS;
 	}
 	s->untracked = COUNTER_UNTRACKED_CLOSING;
 	if (*(volatile u64 *)&flow->state != FLOW_ACTIVE)
@@ -132,7 +132,7 @@ static __always_inline u32 flow_need(struct scratch *s, struct flow *flow, const
 }
 
 /* Replaces the verdict of a flow. Of two CPUs one wins, and owes the `change`. */
-static __always_inline void flow_rejudge(struct flow *flow, u64 old, const struct answer *answer, struct totals *totals)
+static __always_inline void flow_rejudge(struct flow *flow, u64 old, const struct answer *answer)
 {
 	if (__sync_val_compare_and_swap(&flow->verdict, old, answer->verdict) != old)
 		return;
@@ -141,9 +141,9 @@ static __always_inline void flow_rejudge(struct flow *flow, u64 old, const struc
 	flow->sample = answer->sample;
 	flow_owes(flow, DUE_CHANGE);
 	if (is_denied(answer->verdict))
-		flow_tentative(flow, totals);
+		flow_tentative(flow);
 	else if (flow->packets[1])
-		flow_settled(flow, totals);
+		flow_settled(flow);
 }
 
 /* A packet that belongs to no flow, by its answer. */
@@ -161,15 +161,11 @@ static __always_inline int datapath(struct scratch *s, const struct config *conf
 {
 	struct packet *p = &s->packet;
 	struct answer *answer = &s->answer;
-	struct totals *totals = totals_lookup(0);
 	struct flow *flow = NULL;
 	u64 epoch, verdict, count, kinds;
 	u32 direction, refused = 0;
 	int parsed;
 
-	if (!totals)
-		return 0;
-	counter_add(COUNTER_RECEIVED, 1);
 	parsed = parse(s, data, end);
 	if (parsed == PARSED_NON_IP) {
 		counter_add(COUNTER_NON_IP, 1);
@@ -204,7 +200,7 @@ static __always_inline int datapath(struct scratch *s, const struct config *conf
 		return untracked(s, config, COUNTER_UNTRACKED_UNATTRIBUTABLE);
 	}
 
-	*(volatile u32 *)&s->state = flow_need(s, flow, config, totals, epoch);
+	*(volatile u32 *)&s->state = flow_need(s, flow, config, epoch);
 	verdict = flow ? *(volatile u64 *)&flow->verdict : 0;
 	if (*(volatile u32 *)&s->state != HOLDS) {
 		u32 need = *(volatile u32 *)&s->state;
@@ -229,13 +225,13 @@ static __always_inline int datapath(struct scratch *s, const struct config *conf
 		if (need == ALONE)
 			return untracked(s, config, s->untracked);
 		if (need == BEGINS) {
-			flow = flow_create(s, totals) ? NULL : flow_lookup(&s->key);
+			flow = flow_create(s) ? NULL : flow_lookup(&s->key);
 			if (!flow)
 				return untracked(s, config, COUNTER_UNTRACKED_TABLE_FULL);
 		} else if (flow && need == RESTARTS) {
-			flow_renew(flow, p, answer, totals);
+			flow_renew(flow, p, answer);
 		} else if (flow) {
-			flow_rejudge(flow, verdict, answer, totals);
+			flow_rejudge(flow, verdict, answer);
 		}
 		verdict = answer->verdict;
 	}
@@ -248,7 +244,7 @@ static __always_inline int datapath(struct scratch *s, const struct config *conf
 	__sync_fetch_and_add(&flow->bytes[direction], p->bytes);
 	count_rule(verdict, p);
 	if (direction && flow->tentative && !is_denied(verdict))
-		flow_settled(flow, totals);
+		flow_settled(flow);
 	if (p->kind != PACKET_ICMP_ERROR && flow->last_seen != p->now)
 		flow->last_seen = p->now;
 	/* Two CPUs may race for a flag; one lost only delays the end of the flow to its time-out. */

@@ -3,7 +3,7 @@
  *	flow_timeout(flow, key, config)		→ ns without a packet until it is over
  *	flow_is_over(flow, key, packet, config)	→ this packet begins a new conversation
  *	flow_begin(flow, packet, answer)	the entry as its first packet makes it
- *	flow_create(scratch, totals)		→ 0, also when another CPU was faster
+ *	flow_create(scratch)			→ 0, also when another CPU was faster
  *	flow_finish(flow, …), flow_renew(flow, …)	ends one conversation in place, begins the next
  *	flow_tentative(flow), flow_settled(flow)	denied or half open, or no longer
  *
@@ -79,21 +79,27 @@ static __always_inline u64 flow_id_next(void)
 }
 
 /* A flow begins tentative: it is denied, or nobody has answered yet. */
-static __always_inline void flow_tentative(struct flow *flow, struct totals *totals)
+static __always_inline void flow_tentative(struct flow *flow)
 {
-	if (!__sync_lock_test_and_set(&flow->tentative, 1))
+	struct totals *totals = totals_lookup(0);
+
+	if (totals && !__sync_lock_test_and_set(&flow->tentative, 1))
 		__sync_fetch_and_add(&totals->tentative, 1);
 }
 
-static __always_inline void flow_settled(struct flow *flow, struct totals *totals)
+static __always_inline void flow_settled(struct flow *flow)
 {
-	if (__sync_lock_test_and_set(&flow->tentative, 0))
+	struct totals *totals = totals_lookup(0);
+
+	if (totals && __sync_lock_test_and_set(&flow->tentative, 0))
 		__sync_fetch_and_add(&totals->tentative, -1ULL);
 }
 
-static __always_inline int flow_table_is_full(const struct totals *totals, const struct config *config)
+static __always_inline int flow_table_is_full(const struct config *config)
 {
-	return totals->flows >= config->capacity || totals->tentative >= config->capacity / 2;
+	struct totals *totals = totals_lookup(0);
+
+	return !totals || totals->flows >= config->capacity || totals->tentative >= config->capacity / 2;
 }
 
 /* From now on the flow owes `kind`. */
@@ -103,10 +109,13 @@ static __always_inline void flow_owes(struct flow *flow, u64 kind)
 		counter_add_atomic(COUNTER_EVENTS_DUE, 1);
 }
 
-static __always_inline int flow_create(struct scratch *s, struct totals *totals)
+static __always_inline int flow_create(struct scratch *s)
 {
+	struct totals *totals = totals_lookup(0);
 	long error;
 
+	if (!totals)
+		return -1;
 	__builtin_memset(&s->flow, 0, sizeof(s->flow));
 	s->flow.due = DUE_NEW;
 	s->flow.tentative = 1;
@@ -135,13 +144,12 @@ static __always_inline int flow_finish(struct flow *flow, const struct flow_key 
 	return -1;
 }
 
-static __always_inline void flow_renew(struct flow *flow, const struct packet *p, const struct answer *answer,
-				       struct totals *totals)
+static __always_inline void flow_renew(struct flow *flow, const struct packet *p, const struct answer *answer)
 {
 	flow_begin(flow, p, answer, flow_id_next());
 	counter_add_atomic(COUNTER_FLOWS_CREATED, 1);
 	flow_owes(flow, DUE_NEW);
-	flow_tentative(flow, totals);
+	flow_tentative(flow);
 	__sync_lock_test_and_set(&flow->state, FLOW_ACTIVE);
 }
 

@@ -54,10 +54,15 @@ struct cursor {
 	u32 at;	       /* offset in the frame */
 	u32 left;      /* bytes of the IP payload from `at` on, as the IP header claims */
 	u32 available; /* bytes from the first IP header on, as the frame says */
-	u8 later_fragment, first_fragment;
-	u8 quoted;     /* inside the packet that an ICMP error quotes */
-	u8 next;       /* IPv6: the header at `at` */
-	u8 error_type; /* of that ICMP error */
+	union {
+		u32 state; /* 0 at the start */
+		struct {
+			u8 later_fragment, first_fragment;
+			u8 quoted; /* inside the packet that an ICMP error quotes */
+			u8 next;   /* IPv6: the header at `at` */
+		};
+	};
+	u32 error_type; /* of that ICMP error */
 	struct address error_from, error_to;
 };
 

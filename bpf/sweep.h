@@ -63,7 +63,7 @@ static __always_inline int sweep_reap(void *data, void *end, u64 now)
 			continue;
 		if (flow_emit(flow, &key, NULL, config, now, flow->due))
 			continue; /* the ring is full: next time */
-		flow_settled(flow, totals);
+		flow_settled(flow);
 		__sync_fetch_and_add(&totals->flows, -1ULL);
 		flow_delete(&key);
 		reaped++;

@@ -104,22 +104,21 @@ class PortGroup(IntEnum):
 class Counter(IntEnum):
     """Index into the per-CPU `counters` map: unsigned 64-bit, since the map was made."""
 
-    RECEIVED = 0  # frames that reached a program
-    NON_IP = 1  # frames that are not IPv4 or IPv6: passed
-    EGRESS_SKIPPED = 2  # on egress, came in through a watched interface: judged there
-    PARSED = 3  # IP packets, malformed ones included
-    UNTRACKED_UNATTRIBUTABLE = 4  # malformed, headless fragment, unrelated ICMP error: belongs to no flow
-    UNTRACKED_TABLE_FULL = 5  # no room in the flow table, or the share of denied and half-open flows is used up
-    UNTRACKED_CLOSING = 6  # its flow is being ended
-    FLOWS_CREATED = 7
-    FLOWS_ENDED = 8
-    ENDED_PACKETS = 9  # packets of flows whose `end` was emitted
-    ENDED_BYTES = 10
-    EVENTS_DUE = 11  # events that had to be emitted
-    SAMPLES_LOST = 12  # samples not emitted: ring full or above half fill
-    SAMPLES_HELD_BACK = 13  # samples not emitted: over budget
-    RESERVE_FAILED = 14  # attempts that found the ring full; the event stays due
-    BUDGET_EMPTY = 15  # attempts that found no token; the event stays due
+    NON_IP = 0  # frames that are not IPv4 or IPv6: passed
+    EGRESS_SKIPPED = 1  # on egress, came in through a watched interface: judged there
+    PARSED = 2  # IP packets, malformed ones included
+    UNTRACKED_UNATTRIBUTABLE = 3  # malformed, headless fragment, unrelated ICMP error: belongs to no flow
+    UNTRACKED_TABLE_FULL = 4  # no room in the flow table, or the share of denied and half-open flows is used up
+    UNTRACKED_CLOSING = 5  # its flow is being ended
+    FLOWS_CREATED = 6
+    FLOWS_ENDED = 7
+    ENDED_PACKETS = 8  # packets of flows whose `end` was emitted
+    ENDED_BYTES = 9
+    EVENTS_DUE = 10  # events that had to be emitted
+    SAMPLES_LOST = 11  # samples not emitted: ring full or above half fill
+    SAMPLES_HELD_BACK = 12  # samples not emitted: over budget
+    RESERVE_FAILED = 13  # attempts that found the ring full; the event stays due
+    BUDGET_EMPTY = 14  # attempts that found no token; the event stays due
 
 
 class FlowClass(IntEnum):

@@ -1,0 +1,50 @@
+"""The real datapath keeps the promises that the fake keeps, with frames that cross a veth pair."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from collector.kernel import DatapathSettings, Interface, open_datapath
+from collector.kernel.interface import Datapath
+from schemas.verdict import STRIDE
+from tests.support.datapath_suite import DatapathSuite
+from tests.support.kernel import instance, quiet_veth, udp_frame
+from tests.support.netns import Lab, wait_for
+
+RING_BYTES = 32_768
+
+
+class VethWorld:
+    """Watches `veth0` in a namespace; frames come in from its peer in another one."""
+
+    ring_records = (RING_BYTES - 1) // STRIDE
+
+    def __init__(self, lab: Lab, settings: DatapathSettings, wire: socket.socket) -> None:
+        self._settings, self._wire, self._sent = settings, wire, 0
+        self.datapath: Datapath = open_datapath(settings)
+
+    def packets(self, n: int, first: int = 0) -> None:
+        for i in range(1 + first, 1 + first + n):
+            self._wire.send(udp_frame("10.0.0.1", i, "10.0.0.2", 53, bytes(18)))
+        self._sent += n
+        wait_for(lambda: self.datapath.counters()["parsed"] == self._sent, f"{self._sent} frames")
+
+    def reopen(self) -> Datapath:
+        self.datapath.close()
+        self.datapath = open_datapath(self._settings)
+        return self.datapath
+
+
+class TestRealDatapath(DatapathSuite):
+    @pytest.fixture
+    def world(self) -> Iterator[VethWorld]:
+        with instance() as pins, Lab() as lab:
+            netns, wire = quiet_veth(lab)
+            knobs = {"FLOWS_MAX": 4096, "RING_BYTES": RING_BYTES}
+            settings = DatapathSettings(pins, (Interface("veth0"),), netns=netns, knobs=knobs)
+            world = VethWorld(lab, settings, wire)
+            try:
+                yield world
+            finally:
+                world.datapath.close()
