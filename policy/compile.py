@@ -1,8 +1,8 @@
 """Policy → arrays that the kernel and `policy.evaluate` read alike.
 
 An address falls into a source class and a destination class (by longest prefix), a protocol and port into a port
-class; each class holds the bit vector of rules that match it. Rules are numbered in order of credit, so the first bit set in
-source & destination & port is the rule that decides: the meaning of a set of rules, by construction.
+class; each class holds the bit vector of rules that match it. Rules are numbered in order of credit, so the first bit
+set in source & destination & port is the rule that decides: the meaning of a set of rules, by construction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ import numpy as np
 from policy.builtin import BUILTINS, IDENTITY_NAMES, RULE_NAMES
 from policy.errors import PolicyError
 from policy.lookup import Lookup
-from policy.model import Policy, Rule
+from policy.model import Policy, PortSpan, Rule
 from policy.regions import bit_matrix, distinct_rows, divide, word_and_bit
 from policy.vectors import Vectors
 from policy.words import prefix
-from schemas.codes import Decision, IdentityId, RuleId, word
+from schemas.codes import Decision, IdentityId, PortGroup, RuleId, word
 from schemas.messages import IdentityInfo, RuleInfo
 from schemas.structs import KNOBS, PORT_GROUPS, PORTS_PER_SLOT, RULE, SLOT, dtype
 
@@ -169,22 +169,20 @@ def _port_classes(order: Sequence[Rule], words: int) -> tuple[np.ndarray, np.nda
     All groups lie on one line, cut where a span of any rule begins or ends. A rule's spans are disjoint, so its bit
     is toggled at both ends of each, and the running exclusive-or along the line is the vector of every piece.
     """
-    starts: list[int] = []
+    base = [PORT_GROUPS[group.name][0] for group in PortGroup]
+    numbers_of: dict[tuple[PortSpan, ...], list[int]] = {}
+    for number, rule in enumerate(order):
+        numbers_of.setdefault(rule.ports, []).append(number)
     ends: list[int] = []
     numbers: list[int] = []
-    base = {name: first for name, (first, _) in PORT_GROUPS.items()}
-    places: dict[object, list[tuple[int, int]]] = {}
-    for number, rule in enumerate(order):
-        if rule.ports not in places:
-            places[rule.ports] = [(base[g.name] + first, base[g.name] + last + 1) for g, first, last in rule.ports]
-        for start, end in places[rule.ports]:
-            starts.append(start)
-            ends.append(end)
-            numbers.append(number)
-    toggles = np.asarray(starts + ends, dtype=np.int64)
+    for spans, members in numbers_of.items():
+        for group, first, last in spans:
+            ends += (base[group] + first, base[group] + last + 1) * len(members)
+            numbers += [number for number in members for _ in range(2)]
+    toggles = np.asarray(ends, dtype=np.int64)
     cuts = np.unique(np.concatenate([[0, PORTS_PER_SLOT], toggles]))
     vectors = bit_matrix(len(cuts), words)
-    at_word, bit = word_and_bit(np.asarray(numbers + numbers, dtype=np.int64))
+    at_word, bit = word_and_bit(np.asarray(numbers, dtype=np.int64))
     np.bitwise_xor.at(vectors, (np.searchsorted(cuts, toggles), at_word), bit)
     np.bitwise_xor.accumulate(vectors, axis=0, out=vectors)
     classes, rows = distinct_rows(vectors[:-1])

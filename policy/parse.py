@@ -386,4 +386,4 @@ def _flat_ports(port: Node | None, proto: Node | None) -> tuple[PortSpan, ...]:
     number = _text(port, "dst_port") if port is not None else "0"
     if port is None or number in ("0", "any"):
         return spans
-    return merge_spans([*_located(port, words.flat_spans, number, protocol)])
+    return merge_spans([*_located(port, words.spans_of, number, protocol)])

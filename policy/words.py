@@ -4,6 +4,7 @@ import difflib
 import re
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 
 from policy.document import quoted
 from policy.errors import PolicyError
@@ -84,13 +85,12 @@ def integer(word: str, low: int, high: int) -> int | None:
     return number if low <= number <= high else None
 
 
+@lru_cache(maxsize=512)
 def protocol_spans(word: str) -> tuple[PortSpan, ...]:
-    """All ports of a protocol: `tcp`, `udp`, `sctp`, `icmp`, `icmpv6`, `any` or 0–255."""
+    """All ports of a protocol: `tcp`, `udp`, `sctp`, `icmp`, `icmpv6`, `any` or 0–255. Raises PolicyError."""
     if word == "any":
         return EVERY_PORT
-    group = WITH_PORTS.get(word) or WITH_TYPES.get(word)
-    if word in WITH_PORTS:
-        group = WITH_PORTS[word]
+    group = {**WITH_PORTS, **WITH_TYPES}.get(word)
     if group is None:
         number = integer(word, 0, 255)
         if number is None:
@@ -103,19 +103,21 @@ def protocol_spans(word: str) -> tuple[PortSpan, ...]:
     return (PortSpan(group, 0, PORT_GROUPS[group.name][1] - 1),)
 
 
+@lru_cache(maxsize=4096)
 def port_spans(word: str) -> tuple[PortSpan, ...]:
     """An entry of `ports`. Raises PolicyError."""
     if word in PROTOCOL_WORDS:
         return protocol_spans(word)
     if "/" in word:
         ports, _, protocol = (part.strip() for part in word.partition("/"))
-        return flat_spans(ports, protocol, word)
+        if protocol in WITH_TYPES:
+            raise PolicyError(f"{quoted(word)}: {protocol} has types, not ports", f"as in {protocol}:8, or {protocol}")
+        if ports == "0":
+            raise PolicyError(f"{quoted(word)}: expected a port from 1 on", f"for every port write {protocol}")
+        return spans_of(ports, protocol)
     head, colon, tail = (part.strip() for part in word.partition(":"))
     if colon and head in WITH_TYPES:
-        first, last = _interval(
-            tail, 255, f"{quoted(word)}: expected a type from 0 to 255", "as in icmp:8 or icmp:0-18"
-        )
-        return (PortSpan(WITH_TYPES[head], first, last),)
+        return spans_of(tail, head)
     if colon and head == "proto":
         if integer(tail, 0, 255) is None:
             raise PolicyError(f"{quoted(word)}: expected a protocol number from 0 to 255", "as in proto:47")
@@ -126,40 +128,24 @@ def port_spans(word: str) -> tuple[PortSpan, ...]:
     raise PolicyError(f"{quoted(word)} is not a port: {PORT_FORMS}", nearest(word, PROTOCOL_WORDS))
 
 
-def flat_spans(ports: str, protocol: str, word: str = "") -> tuple[PortSpan, ...]:
-    """`ports` (`80`, `8000-8100`) of `protocol`, where `any` is tcp, udp and sctp. `word` is what the file says."""
-    shown = quoted(word or ports)
-    if protocol == "any":
-        groups = [*WITH_PORTS.values()]
-    else:
-        group = protocol_spans(protocol)[0].group
-        if group == PortGroup.OTHER:
-            raise PolicyError(f"{shown}: protocol {protocol} has no ports", f"match it by protocol: proto:{protocol}")
-        groups = [group]
-    if groups[0] in WITH_TYPES.values():
-        if word:
-            head = groups[0].name.lower()
-            raise PolicyError(f"{shown}: {head} has types, not ports", f"as in {head}:8, or {head} for all types")
-        what, highest = "a type", 255
-    else:
-        what, highest = "a port", 65535
-    hint = f"for every port write {protocol}" if protocol != "any" else "as in 53/any, or any for everything"
-    if ports == "0" and word:
-        raise PolicyError(f"{shown}: port 0 is not a port", hint)
-    first, last = _interval(ports, highest, f"{shown}: expected {what} from 1 to {highest}, or a range", hint)
-    return tuple(PortSpan(g, first, last) for g in groups)
+@lru_cache(maxsize=4096)
+def spans_of(ports: str, protocol: str) -> tuple[PortSpan, ...]:
+    """`ports` (`80`, `8000-8100`) of `protocol` as `protocol_spans` knows it, but `any` is tcp, udp and sctp.
 
-
-def _interval(text: str, highest: int, message: str, hint: str) -> tuple[int, int]:
-    match = _RANGE.fullmatch(text)
-    if match is None:
-        raise PolicyError(message, hint)
-    first, last = match[1], match[2] or match[1]
-    low, high = integer(first, 0, highest), integer(last, 0, highest)
-    if low is None or high is None:
-        raise PolicyError(
-            message, "no leading zeros" if re.match("0[0-9]", first) or re.match("0[0-9]", last) else hint
-        )
-    if low > high:
-        raise PolicyError(f"{quoted(text)}: the range ends before it begins", f"write {high}-{low}")
-    return low, high
+    For icmp and icmpv6 these are types. Raises PolicyError.
+    """
+    groups = [*WITH_PORTS.values()] if protocol == "any" else [protocol_spans(protocol)[0].group]
+    highest = PORT_GROUPS[groups[0].name][1] - 1
+    if groups[0] == PortGroup.OTHER:
+        message = f"{quoted(ports)}: protocol {protocol} has no ports"
+        raise PolicyError(message, f"leave the port out, or write ports: [proto:{protocol}]")
+    match = _RANGE.fullmatch(ports)
+    first = integer(match[1], 0, highest) if match else None
+    last = integer(match[2] or match[1], 0, highest) if match else None
+    if first is None or last is None:
+        what = "port" if highest == 65535 else "type"
+        hint = "as in 443, or 8000-8100 for a range; no leading zeros"
+        raise PolicyError(f"{quoted(ports)}: expected a {what} up to {highest}, or a range", hint)
+    if first > last:
+        raise PolicyError(f"{quoted(ports)}: the range ends before it begins", f"write {last}-{first}")
+    return tuple(PortSpan(group, first, last) for group in groups)
