@@ -14,7 +14,8 @@ from ztlens.demo.run import POLICY
 
 COMPILED = compile_policy(parse(POLICY.read_text(), str(POLICY)))
 PROTOCOL = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
-ALLOWED = [
+Case = tuple[str, str, str, int, str]
+ALLOWED: list[Case] = [
     ("visitor", "frontend", "tcp", 80, "web-to-all"),
     ("intruder", "frontend", "tcp", 80, "web-to-all"),
     ("frontend", "api", "tcp", 8080, "frontend-to-api"),
@@ -23,7 +24,7 @@ ALLOWED = [
     ("api", "cache", "tcp", 6379, "api-to-cache"),
     ("api", "database", "tcp", 5432, "api-to-database"),
 ]
-DENIED = [
+DENIED: list[Case] = [
     ("frontend", "database", "tcp", 5432, "no-shortcut-to-database"),
     ("frontend", "database", "udp", 9, "no-shortcut-to-database"),
     ("intruder", "database", "tcp", 5432, "default"),
@@ -47,18 +48,18 @@ def judge(source: str, target: str, proto: str, port: int, family: int) -> tuple
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize(("source", "target", "proto", "port", "rule"), ALLOWED)
-def test_what_the_application_needs_is_allowed(
-    source: str, target: str, proto: str, port: int, rule: str, family: int
-) -> None:
-    assert judge(source, target, proto, port, family) == (rule, Decision.ALLOW, Reason.RULE)
+@pytest.mark.parametrize("case", ALLOWED)
+def test_what_the_application_needs_is_allowed(case: Case, family: int) -> None:
+    *flow, rule = case
+    assert judge(*flow, family) == (rule, Decision.ALLOW, Reason.RULE)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize(("source", "target", "proto", "port", "rule"), DENIED)
-def test_everything_else_is_denied(source: str, target: str, proto: str, port: int, rule: str, family: int) -> None:
+@pytest.mark.parametrize("case", DENIED)
+def test_everything_else_is_denied(case: Case, family: int) -> None:
+    *flow, rule = case
     reason = Reason.DEFAULT if rule == "default" else Reason.RULE
-    assert judge(source, target, proto, port, family) == (rule, Decision.DENY, reason)
+    assert judge(*flow, family) == (rule, Decision.DENY, reason)
 
 
 @pytest.mark.parametrize(("family", "proto", "kind"), [(4, "icmp", 8), (6, "icmpv6", 128)])
