@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas import codes
-from schemas.codes import EventKind, Mode
+from schemas.codes import EventKind, Mode, Reason
 from ztlens import capture
 from ztlens.errors import Missing
 
@@ -78,10 +78,12 @@ def _row(datapath: Any) -> Any:
 
 
 def _described(row: Any, compiled: Any) -> dict[str, Any]:
-    known = int(row["family"]) in (4, 6)
+    # Of a malformed packet nothing that it says of itself can be relied on.
+    known = int(row["family"]) in (4, 6) and int(row["reason"]) != Reason.MALFORMED
     proto = int(row["proto"])
     out: dict[str, Any] = {
-        "src": _address(row["src"], row["family"]), "dst": _address(row["dst"], row["family"]),
+        "src": _address(row["src"], row["family"]) if known else None,
+        "dst": _address(row["dst"], row["family"]) if known else None,
         "sport": int(row["sport"]) if known else None, "dport": int(row["dport"]) if known else None,
         "proto": codes.PROTOCOLS.get(proto, str(proto)) if known else None,
         "rule": compiled.rule_name(int(row["rule"])),

@@ -122,8 +122,25 @@ def plain(answer: "pyarrow.Table") -> "pyarrow.Table":
             column = pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
         elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
             column = pa.array([None if v is None else v.hex() for v in column.to_pylist()], pa.string())
+        elif pa.types.is_nested(kind):
+            column = column.cast(_microseconds(kind), safe=False)
         columns.append((name, column))
     return pa.Table.from_arrays([column for _, column in columns], names=[name for name, _ in columns])
+
+
+def _microseconds(kind: "pyarrow.DataType") -> "pyarrow.DataType":
+    """`kind` with times inside it in µs: pyarrow makes no Python value of finer ones."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, _microseconds(kind.item_type))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(_microseconds(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _microseconds(field.type)) for field in kind])
+    return kind
 
 
 def rows(answer: "pyarrow.Table") -> Iterator[tuple[Any, ...]]:
@@ -132,7 +149,7 @@ def rows(answer: "pyarrow.Table") -> Iterator[tuple[Any, ...]]:
 
     for start in range(0, answer.num_rows, CHUNK):
         part = plain(answer.slice(start, CHUNK))
-        for values in zip(*(column.to_pylist() for column in part.columns), strict=True):
+        for values in zip(*(c.to_pylist(maps_as_pydicts="lossy") for c in part.columns), strict=True):
             yield tuple(
                 (int(v) if v == v.to_integral_value() else float(v)) if isinstance(v, Decimal) else v for v in values
             )

@@ -30,7 +30,6 @@ def judge(
         raise BadInput(f"{mode!r} is not a mode", "monitor or enforce")
     from policy.compile import compile_policy
     from policy.parse import parse
-
     from schemas.codes import Mode
     from ztlens import judging
     from ztlens.lookup import read_policy
