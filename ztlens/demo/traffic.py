@@ -28,6 +28,7 @@ class Report:
     rounds: int = 0
     done: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
+    over: bool = False
 
 
 class Traffic:
@@ -43,6 +44,7 @@ class Traffic:
         self._listeners: list[asyncio.Task[None]] = []
         self._ready: set[str] = set()
         self._changed = asyncio.Condition()
+        self._talking = False
         self.reports = {name: Report() for name in ROUNDS}
 
     @property
@@ -63,16 +65,25 @@ class Traffic:
 
     def go(self) -> None:
         """Let the clients talk."""
+        self._talking = True
+        self._tell(b"go\n")
+
+    def _tell(self, line: bytes) -> None:
         for process in self._processes.values():
-            if process.stdin:
-                process.stdin.write(b"go\n")
+            if process.stdin and process.returncode is None:
+                process.stdin.write(line)
 
     async def wait_rounds(self, rounds: int) -> None:
         """Wait until every client has done everything it does `rounds` times. Raises NetworkError."""
         await self._wait(lambda: all(r.rounds >= rounds for r in self.reports.values()), f"{rounds} rounds of traffic")
 
     async def stop(self) -> None:
-        """End every machine: first by closing its stdin, which brings its last report, then by force. Idempotent."""
+        """First the clients fall silent, then every machine ends, by force if it must. Idempotent."""
+        if self._talking:
+            self._talking = False
+            self._tell(b"stop\n")
+            with contextlib.suppress(NetworkError):  # one that ended by itself has nothing more to say
+                await self._wait(lambda: all(r.over for r in self.reports.values()), "silence", STOP_SECONDS)
         for process in self._processes.values():
             if process.stdin:
                 process.stdin.close()
@@ -94,21 +105,23 @@ class Traffic:
                 if "ready" in said:
                     self._ready.add(name)
                 else:
-                    self.reports[name] = Report(said["rounds"], Counter(said["done"]), Counter(said["failed"]))
+                    self.reports[name] = Report(
+                        said["rounds"], Counter(said["done"]), Counter(said["failed"]), said["over"]
+                    )
                 self._changed.notify_all()
         await process.wait()
         async with self._changed:
             self._changed.notify_all()
 
-    async def _wait(self, condition: Callable[[], bool], what: str) -> None:
+    async def _wait(self, condition: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
         def over() -> bool:
             return condition() or any(process.returncode is not None for process in self._processes.values())
 
         try:
-            async with asyncio.timeout(START_SECONDS), self._changed:
+            async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(over)
         except TimeoutError:
-            raise NetworkError(f"waited {START_SECONDS} s for {what}", "is this machine overloaded?") from None
+            raise NetworkError(f"waited {seconds} s for {what}", "is this machine overloaded?") from None
         if not condition():
             ended = [name for name, process in self._processes.items() if process.returncode is not None]
             raise NetworkError(f"demo machine {', '.join(ended)} ended by itself", "what it said is above")

@@ -2,7 +2,8 @@
 
 It moves into its namespace, starts its servers, says so on stdout (`{"ready": true}`), waits for a line on stdin,
 then goes round and round what its clients do. After each round it writes `{"rounds": n, "done": {what: n}, "failed":
-{what: n}}`. It ends, with a last such line, when its stdin closes; the kernel ends it when its parent dies.
+{what: n}, "over": false}`. With the next line on stdin its clients fall silent (a last such line, `over` true) and its
+servers go on, so that nobody's exchange is cut off. It ends when stdin closes; the kernel ends it when its parent dies.
 """
 
 import asyncio
@@ -149,9 +150,10 @@ class Clients:
         self._done: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
 
-    def report(self) -> None:
+    def report(self, *, over: bool = False) -> None:
         """A line on stdout."""
-        print(json.dumps({"rounds": self._rounds, "done": self._done, "failed": self._failed}), flush=True)
+        said = {"rounds": self._rounds, "done": self._done, "failed": self._failed, "over": over}
+        print(json.dumps(said), flush=True)
 
     async def _work(self, steps: Iterator[Step]) -> None:
         for what, exchange in steps:
@@ -175,7 +177,7 @@ class Clients:
 
 
 async def live(machine: Machine) -> None:
-    """Serve, and when told to, go round; until stdin ends."""
+    """Serve until stdin ends; in between, from line to line, go round."""
     await start_servers(machine)
     loop = asyncio.get_running_loop()
     told = asyncio.StreamReader()
@@ -183,16 +185,15 @@ async def live(machine: Machine) -> None:
     print(json.dumps({"ready": True}), flush=True)
     if not await told.readline():
         return
-    if machine.name not in ROUNDS:
-        await told.read()
-        return
-    going = Clients(machine.name)
-    task = loop.create_task(going.run())
+    if machine.name in ROUNDS:
+        going = Clients(machine.name)
+        task = loop.create_task(going.run())
+        await told.readline()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        going.report(over=True)
     await told.read()
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-    going.report()
 
 
 def main() -> None:
