@@ -51,6 +51,7 @@ class Memory:
         """Write `kept` to the file. Raises OSError."""
         others = [k for k in self._kept if (k.ring, k.revision) != (kept.ring, kept.revision)]
         self._kept = [*others, kept][-KEEP:]
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_suffix(".new")
         new.touch(mode=0o600)
         new.chmod(0o600)

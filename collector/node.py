@@ -80,42 +80,65 @@ class Node:
         self._compiled: Compiled | None = None  # of the revision in force; None: unknown
         self._datapath, self._call, self._records, self._memory, self._name = datapath, call, records, memory, name
         self._lock = asyncio.Lock()
+        self._problem: RefusedError | None = None  # of the policy file at a start that went on without it
 
     @property
     def policy_hash(self) -> str:
         """SHA-256 of the running policy's text; "" when there is none."""
         return self.running.hash if self.running is not None else ""
 
-    async def begin(self, wanted: Wanted | None, mode: Mode | None, predecessor: Datapath | None = None) -> None:
-        """Bring the datapath to what is wanted and publish `start`.
+    def prepare(self, wanted: Wanted | None, mode: Mode | None, predecessor: Datapath | None) -> None:
+        """Give a new datapath its policy, then its mode, before it is attached. Called in the kernel thread.
 
-        Adopted: what runs goes on, a file that differs becomes a new revision, a broken one a `refused` record.
-        Fresh: policy, then mode, then `start`. Raises RefusedError (broken file, fresh) or KernelError.
+        A predecessor's policy goes on when no file is named or the file is broken. Raises RefusedError (a broken
+        file and nothing to go on with), KernelError.
+        """
+        self.names.remember(0, compile_policy(None))
+        self._compiled = compile_policy(None)
+        self._problem = wanted.problem if wanted is not None else None
+        if wanted is None or wanted.compiled is None:
+            inherited = self._inherit(predecessor) if predecessor is not None else None
+            if inherited is None and wanted is not None and wanted.problem is not None:
+                raise wanted.problem
+            wanted = inherited
+        if wanted is not None and wanted.compiled is not None:
+            kept = self._written_down(wanted.compiled, wanted.text, wanted.file, "policy file at start")
+            self._datapath.apply(wanted.compiled, kept.revision)
+            self.running, self._compiled = kept, wanted.compiled
+        if mode is not None and mode != self._datapath.mode:
+            self._datapath.set_mode(mode)
+
+    async def begin(self, wanted: Wanted | None, mode: Mode | None) -> None:
+        """Publish `start`. What was adopted goes on; a file it has not had yet becomes a new revision, a broken one
+        a `refused` record. Raises RefusedError, KernelError.
         """
         async with self._lock:
-            self.names.remember(0, compile_policy(None))
-            if self._datapath.adopted:
-                self._recall()
-                self._tell("start", who="collector start, datapath adopted")
-                if wanted is not None and wanted.problem is not None:
-                    self._refused(wanted.problem, wanted.text, f"policy file {wanted.file} at start")
-                elif wanted is not None and wanted.compiled is not None:
-                    await self._switch(wanted.compiled, wanted.text, wanted.file, "policy file at start")
-                if mode is not None:
-                    await self._set_mode(mode, "collector start")
+            if not self._datapath.adopted:
+                self._tell("start", who="collector start")
+                if self._problem is not None and wanted is not None:
+                    self._refused(self._problem, wanted.text, f"policy file {wanted.file} at start")
                 return
-            self._compiled = compile_policy(None)
-            if wanted is None and predecessor is not None:
-                wanted = self._inherit(predecessor)
+            self.names.remember(0, compile_policy(None))
+            self._recall()
+            self._tell("start", who="collector start, datapath adopted")
             if wanted is not None and wanted.problem is not None:
-                raise wanted.problem
-            if wanted is not None and wanted.compiled is not None:
-                await self._switch(wanted.compiled, wanted.text, wanted.file, "policy file at start", tell=False)
-            if mode is None and predecessor is not None:
-                mode = predecessor.mode
-            if mode is not None and mode != self._datapath.mode:
-                await self._call(self._datapath.set_mode, mode)
-            self._tell("start", who="collector start")
+                self._refused(wanted.problem, wanted.text, f"policy file {wanted.file} at start")
+            elif wanted is not None and wanted.compiled is not None and not self._had(wanted):
+                await self._switch(wanted.compiled, wanted.text, wanted.file, "policy file at start")
+            if mode is not None:
+                await self._set_mode(mode, "collector start")
+
+    def _had(self, wanted: Wanted) -> bool:
+        """The file as it is was applied before, and since then somebody applied another policy: that one stays."""
+        assert wanted.compiled is not None and wanted.compiled.policy is not None
+        digest = wanted.compiled.policy.hash
+        if not any((k.file, k.hash) == (wanted.file, digest) for k in self._memory.of(self._datapath.ring_id)):
+            return False
+        if self.running is None:
+            return False
+        if self.running.hash != digest:
+            log.warning("revision %d, applied after %s, stays", self.running.revision, wanted.file)
+        return True
 
     def _recall(self) -> None:
         """Names of the revisions an earlier collector applied, and which of them runs."""
@@ -152,26 +175,31 @@ class Node:
                 raise
             return {"revision": self._datapath.revision, "hash": self.policy_hash, "changed": changed}
 
-    async def _switch(self, compiled: "Compiled", text: str, file: str, who: str, *, tell: bool = True) -> bool:
+    def _written_down(self, compiled: "Compiled", text: str, file: str, who: str) -> Kept:
+        """Remember the policy as the next revision, before the first verdict of it can be read."""
+        assert compiled.policy is not None
+        kept = Kept(self._datapath.ring_id, self._datapath.revision + 1, file, compiled.policy.hash, text, who)
+        try:
+            self._memory.keep(kept)
+        except OSError as error:
+            raise RefusedError(f"cannot keep the policy: {error}", "make room in the run directory") from error
+        self.names.remember(kept.revision, compiled)
+        return kept
+
+    async def _switch(self, compiled: "Compiled", text: str, file: str, who: str) -> bool:
         """False: it is the running one already."""
         assert compiled.policy is not None
         if self.running is not None and self.running.hash == compiled.policy.hash:
             return False
-        before, revision = self._datapath.revision, self._datapath.revision + 1
-        before_hash = self.policy_hash
-        kept = Kept(self._datapath.ring_id, revision, file, compiled.policy.hash, text, who)
+        before, before_hash = self._datapath.revision, self.policy_hash
+        kept = self._written_down(compiled, text, file, who)
         try:
-            self._memory.keep(kept)
-            self.names.remember(revision, compiled)  # before the first verdict of this revision can be read
-            await self._call(self._datapath.apply, compiled, revision)
+            await self._call(self._datapath.apply, compiled, kept.revision)
         except KernelError as error:
             raise RefusedError(f"{file}: {error}", error.hint) from error
-        except OSError as error:
-            raise RefusedError(f"cannot keep the policy: {error}", "make room in the run directory") from error
         self.running, self._compiled = kept, compiled
-        log.info("policy %s is revision %d (%s)", file, revision, who)
-        if tell:
-            self._tell("revision", who=who, from_revision=before, from_hash=before_hash)
+        log.info("policy %s is revision %d (%s)", file, kept.revision, who)
+        self._tell("revision", who=who, from_revision=before, from_hash=before_hash)
         return True
 
     async def set_mode(self, mode: Mode, who: str) -> dict[str, Any]:
@@ -193,7 +221,7 @@ class Node:
         """`ring` (this node's, or an older one) ends where it stands; nothing follows."""
         self._tell(
             "closed", who=who, bare=True, end=ring.produced, ring=ring.ring_id, revision=ring.revision,
-            from_revision=ring.revision,
+            from_revision=ring.revision, from_hash=self.policy_hash if ring is self._datapath else "",
         )  # fmt: skip
 
     def _refused(self, error: RefusedError, text: str, who: str) -> None:

@@ -15,11 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import uvloop
 
+import collector.kernel
 from collector.accounts import Accounts
 from collector.bus import Bus
 from collector.control.server import ControlServer
@@ -36,7 +38,8 @@ from schemas.codes import Mode, word
 
 log = logging.getLogger("ztlens.collector")
 
-OpenDatapath = Callable[[DatapathSettings], Datapath]
+OpenDatapath = Callable[[DatapathSettings, Callable[[Datapath], None]], Datapath]
+"""Settings, and what to do with a new datapath before it is attached → the running datapath."""
 
 TICK = 1.0  # seconds between loss records
 SUMS_EVERY = 10.0  # seconds between loss records with the flow table's sums
@@ -59,15 +62,17 @@ class Collector:
         self.memory = Memory(settings.run_dir)
         self.notices: list[str] = []
         self.ending = False
+        self._gone = False  # unpinned: what is not delivered now never will be
         self.datapath: Datapath
         self.node: Node
         self.live: Live
         self.pump: Pump
         self.accounts: Accounts
-        self._open = open_datapath or _real_datapath
+        self._open = open_datapath or collector.kernel.open_datapath
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self._tasks: set[asyncio.Task[None]] = set()
         self._pumping: asyncio.Task[None] | None = None
+        self._burying: asyncio.Task[None] | None = None
         self._finish: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._next_sweep = self._sums_at = 0.0
         self._faults: dict[str, str] = {}
@@ -85,7 +90,7 @@ class Collector:
         self._handle_signals()
         control = ControlServer(self.settings.control_socket, self._handlers())
         try:
-            self.datapath = await self.call(self._open, self.settings.datapath())
+            self.datapath = await self.call(self._open, self.settings.datapath(), partial(self._prepare, wanted))
             try:
                 await self._begin(wanted)
                 await control.start()
@@ -99,16 +104,23 @@ class Collector:
             await control.stop()
             await self._end()
             self._thread.shutdown(wait=True)
+            self._forget_signals()
+
+    def _prepare(self, wanted: Wanted | None, datapath: Datapath) -> None:
+        """Policy and mode before the first packet; in the kernel thread."""
+        self.node = Node(datapath, self.call, self.records, self.memory, self.settings.node)
+        self.node.prepare(wanted, self.settings.mode, datapath.predecessor)
 
     async def _begin(self, wanted: Wanted | None) -> None:
         datapath, settings = self.datapath, self.settings
         self.accounts = Accounts(datapath, settings.node)
-        self.node = Node(datapath, self.call, self.records, self.memory, settings.node)
+        if datapath.adopted:
+            self.node = Node(datapath, self.call, self.records, self.memory, settings.node)
         self.live = Live(self.bus, settings.node, settings.live_cap, self.node.names)
         self.pump = self._pump(datapath, live=True)
         for notice in datapath.notices:
             self.notice(notice)
-        await self.node.begin(wanted, settings.mode, datapath.predecessor)
+        await self.node.begin(wanted, settings.mode)
         await self.call(self.accounts.take)
         where = ", ".join(f"{name} ({how})" for name, how in datapath.interfaces.items()) or "no interface"
         log.info("ring %s, revision %d, watching %s", datapath.ring_id, datapath.revision, where)
@@ -117,7 +129,7 @@ class Collector:
         self._start(self.records.run())
         self._start(self._tick_for_ever())
         if datapath.predecessor is not None:
-            self._start(self._bury(datapath.predecessor))
+            self._burying = self._start(self._bury(datapath.predecessor))
 
     async def _undo(self) -> None:
         """A start that failed leaves nothing behind, unless it found something running."""
@@ -164,6 +176,12 @@ class Collector:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _forget_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
 
     def stop(self) -> None:
         """Leave the datapath running and end."""
@@ -239,12 +257,14 @@ class Collector:
         """After `down` nothing is left to do; else flush and leave the kernel side running."""
         self.ending = True
         if self._pumping is not None:
-            end = time.monotonic() + FLUSH_SECONDS
+            end = time.monotonic() + (0.0 if self._gone else FLUSH_SECONDS)
             self.pump.stop()
-            await asyncio.wait([self._pumping], timeout=FLUSH_SECONDS)  # it hands over what it has read
+            await asyncio.wait(
+                [self._pumping], timeout=max(0.0, end - time.monotonic())
+            )  # it hands over what it has read
             flushed = await self.pump.settle(max(0.0, end - time.monotonic()))
             flushed &= await self.records.flush(max(0.0, end - time.monotonic()))
-            if not flushed:
+            if not flushed and not self._gone:
                 log.warning("NATS did not acknowledge everything in %g s; the rest stays in the ring", FLUSH_SECONDS)
             left = list(self._tasks)
             for task in left:
@@ -266,6 +286,10 @@ class Collector:
                 f"NATS at {self.bus.where} is away: {waiting} events and the last state of every flow would be lost",
                 "bring NATS back, stop the collector with SIGTERM (keeps them), or give --force",
             )
+        if self._burying is not None and not self._burying.done():
+            await asyncio.wait([self._burying], timeout=CLOSE_SECONDS)
+            if not self._burying.done() and not force:
+                raise StreamError("the ring of an older version is not drained yet", "look at NATS, then try again")
         self.ending = True
         log.info("down, asked by %s", who)
         await self.call(datapath.detach)
@@ -282,6 +306,7 @@ class Collector:
         lost = (datapath.produced - datapath.consumed) // datapath.stride
         await self.call(datapath.unpin)
         self.memory.forget()
+        self._gone = True
         final = self.accounts.last
         log.info("ring %s closed at %d, %d events lost", datapath.ring_id, datapath.produced, lost)
         return {
@@ -312,7 +337,9 @@ class Collector:
         self.records.put(accounts.record(look, collector=self.counters(), flows=sums, final=True))
 
     async def _bury(self, old: Datapath) -> None:
-        """Drain the ring of an older layout, for as long as it takes, and close it."""
+        """Drain the ring of an older layout, and before it those still older, for as long as it takes; close them."""
+        if old.predecessor is not None:
+            await self._bury(old.predecessor)
         pump, accounts = self._pump(old, live=False), Accounts(old, self.settings.node)
         pumping = asyncio.create_task(pump.run())
         try:
@@ -332,7 +359,7 @@ class Collector:
             await asyncio.gather(pumping, return_exceptions=True)
             await pump.settle(0)
             pump.close()
-            await self.call(old.close)
+        await self.call(old.close)
 
     # ── the control socket ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -377,12 +404,6 @@ class Collector:
     def _not_ending(self) -> None:
         if self.ending:
             raise RefusedError("the collector is ending", "")
-
-
-def _real_datapath(settings: DatapathSettings) -> Datapath:
-    from collector.kernel import open_datapath  # noqa: PLC0415 (BCC is needed only here)
-
-    return open_datapath(settings)
 
 
 async def run(
