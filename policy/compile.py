@@ -15,7 +15,7 @@ from policy.builtin import BUILTINS, IDENTITY_NAMES, RULE_NAMES
 from policy.errors import PolicyError
 from policy.lookup import Lookup
 from policy.model import Policy, PortSpan, Rule
-from policy.regions import bit_matrix, distinct_rows, divide, word_and_bit
+from policy.regions import Classes, divide
 from policy.vectors import Vectors
 from policy.words import prefix
 from schemas.codes import Decision, IdentityId, PortGroup, RuleId, word
@@ -170,20 +170,19 @@ def _port_classes(order: Sequence[Rule], words: int) -> tuple[np.ndarray, np.nda
     is toggled at both ends of each, and the running exclusive-or along the line is the vector of every piece.
     """
     base = [PORT_GROUPS[group.name][0] for group in PortGroup]
-    numbers_of: dict[tuple[PortSpan, ...], list[int]] = {}
+    rules_of: dict[tuple[PortSpan, ...], int] = {}
     for number, rule in enumerate(order):
-        numbers_of.setdefault(rule.ports, []).append(number)
-    ends: list[int] = []
-    numbers: list[int] = []
-    for spans, members in numbers_of.items():
+        rules_of[rule.ports] = rules_of.get(rule.ports, 0) | 1 << number
+    toggles: dict[int, int] = {0: 0}
+    for spans, rules in rules_of.items():
         for group, first, last in spans:
-            ends += (base[group] + first, base[group] + last + 1) * len(members)
-            numbers += [number for number in members for _ in range(2)]
-    toggles = np.asarray(ends, dtype=np.int64)
-    cuts = np.unique(np.concatenate([[0, PORTS_PER_SLOT], toggles]))
-    vectors = bit_matrix(len(cuts), words)
-    at_word, bit = word_and_bit(np.asarray(numbers, dtype=np.int64))
-    np.bitwise_xor.at(vectors, (np.searchsorted(cuts, toggles), at_word), bit)
-    np.bitwise_xor.accumulate(vectors, axis=0, out=vectors)
-    classes, rows = distinct_rows(vectors[:-1])
-    return np.repeat(classes, np.diff(cuts)), rows
+            for cut in (base[group] + first, base[group] + last + 1):
+                toggles[cut] = toggles.get(cut, 0) ^ rules
+    classes = Classes(words)
+    vector = 0
+    cuts = sorted(toggles.keys() - {PORTS_PER_SLOT})
+    pieces = []
+    for cut in cuts:
+        vector ^= toggles[cut]
+        pieces.append(classes.number(vector))
+    return np.repeat(np.array(pieces, "<u4"), np.diff([*cuts, PORTS_PER_SLOT])), classes.matrix()

@@ -36,10 +36,10 @@ _ROOT = 0  # the state of addresses in no prefix
 
 @dataclass
 class Side:
-    """One end of the rules. `covers`, `spares`: selector → numbers of the rules it is taken into, and out of."""
+    """One end of the rules. `covers`, `spares`: selector → bit vector of the rules it is taken into, and out of."""
 
-    covers: dict[Term, list[int]] = field(default_factory=dict)
-    spares: dict[Term, list[int]] = field(default_factory=dict)
+    covers: dict[Term, int] = field(default_factory=dict)
+    spares: dict[Term, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, selections: Iterable[Selection]) -> "Side":
@@ -47,15 +47,41 @@ class Side:
         side = cls()
         for number, selection in enumerate(selections):
             for term in selection.terms:
-                side.covers.setdefault(term, []).append(number)
+                side.covers[term] = side.covers.get(term, 0) | 1 << number
             for term in selection.exclude:
-                side.spares.setdefault(term, []).append(number)
+                side.spares[term] = side.spares.get(term, 0) | 1 << number
         return side
 
     @property
     def terms(self) -> list[Term]:
         """Every selector of this side, once."""
         return list(dict.fromkeys((*self.covers, *self.spares)))
+
+
+class Classes:
+    """Distinct bit vectors, numbered in order of appearance. Bit i of a vector, a Python integer, is rule i."""
+
+    def __init__(self, words: int) -> None:
+        self._numbers: dict[int, int] = {}
+        self._words = words
+
+    def number(self, vector: int) -> int:
+        """Class of what `vector` matches. Raises PolicyError if there are more than a policy should need."""
+        number = self._numbers.setdefault(vector, len(self._numbers))
+        refuse_too_large(number + 1, self._words)
+        return number
+
+    def matrix(self) -> np.ndarray:
+        """uint64[classes, words]."""
+        rows = b"".join([vector.to_bytes(8 * self._words, "little") for vector in self._numbers])
+        return np.frombuffer(rows, "<u8").reshape(-1, self._words)
+
+
+def refuse_too_large(vectors: int, words: int) -> None:
+    """Raise PolicyError if so many vectors of `words` 64-bit words are more than MAX_MATRIX_BYTES."""
+    if vectors * words * 8 > MAX_MATRIX_BYTES:
+        message = f"too large: {words * 64:,} rules over more than {vectors - 1:,} distinct kinds of addresses or ports"
+        raise PolicyError(message, "say more in one rule: lists, labels, CIDRs, ranges of ports")
 
 
 @dataclass(frozen=True)
@@ -211,36 +237,24 @@ def _states(
 
 def _classes(side: Side, chain: _Chain, words: int) -> tuple[np.ndarray, np.ndarray]:
     """Class per state (uint32), and the vector per class. States whose vectors are equal share a class."""
-    vectors = _vectors(side.covers, chain, words)
-    if side.spares:
-        vectors &= ~_vectors(side.spares, chain, words)
-    return distinct_rows(vectors)
+    refuse_too_large(len(chain.parents), words)
+    covers, spares = _vectors(side.covers, chain), _vectors(side.spares, chain)
+    classes = Classes(words)
+    of_state = [classes.number(cover & ~spare) for cover, spare in zip(covers, spares, strict=True)]
+    return np.array(of_state, "<u4"), classes.matrix()
 
 
-def _vectors(rules_of: dict[Term, list[int]], chain: _Chain, words: int) -> np.ndarray:
-    out = bit_matrix(len(chain.parents), words)
-    cache: dict[Term, tuple[np.ndarray, np.ndarray]] = {}
-
-    def add(row: np.ndarray, term: Term) -> None:
-        numbers = rules_of.get(term)
-        if numbers is None:
-            return
-        if term not in cache:
-            cache[term] = word_and_bit(np.asarray(numbers))
-        np.bitwise_or.at(row, *cache[term])
-
+def _vectors(rules_of: dict[Term, int], chain: _Chain) -> list[int]:
+    """Per state the rules that have one of the selectors which cover it."""
+    inner: list[int] = []
     for state, (parent, added) in enumerate(zip(chain.parents, chain.added, strict=True)):
-        if parent != _ROOT:
-            out[state] = out[parent]
+        vector = inner[parent] if state != _ROOT else 0
         for term in added:
-            add(out[state], term)
-    everywhere = np.zeros(words, "<u8")
-    add(everywhere, Reserved.ANY)
-    world = np.zeros(words, "<u8")
-    add(world, Reserved.WORLD)
-    out |= everywhere
-    out[np.asarray(chain.world)] |= world
-    return out
+            vector |= rules_of.get(term, 0)
+        inner.append(vector)
+    everywhere = rules_of.get(Reserved.ANY, 0)
+    world = everywhere | rules_of.get(Reserved.WORLD, 0)
+    return [vector | (world if is_world else everywhere) for vector, is_world in zip(inner, chain.world, strict=True)]
 
 
 def _needed(table: np.ndarray, parents: list[int]) -> np.ndarray:
@@ -251,27 +265,3 @@ def _needed(table: np.ndarray, parents: list[int]) -> np.ndarray:
     around = np.asarray(parents)
     outer = np.where((around >= 0)[:, None], said[around], 0)  # 0: world, and class 0 of both kinds
     return (said != outer).any(axis=1)
-
-
-# ---- bit vectors; also for port classes
-
-
-def word_and_bit(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where rule `numbers` stand in a vector: index of the 64-bit word, and the bit within it (uint64)."""
-    return numbers >> 6, np.left_shift(np.uint64(1), (numbers & 63).astype("<u8"))
-
-
-def bit_matrix(rows: int, words: int) -> np.ndarray:
-    """uint64[rows, words] of zeros. Raises PolicyError if that is more than a policy should need."""
-    if rows * words * 8 > MAX_MATRIX_BYTES:
-        message = f"too large: {words * 64:,} rules over {rows:,} distinct kinds of addresses or ports"
-        raise PolicyError(message, "say more in one rule: lists, labels, CIDRs, ranges of ports")
-    return np.zeros((rows, words), "<u8")
-
-
-def distinct_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Class per row (uint32, in order of first appearance) and the distinct rows."""
-    seen: dict[bytes, int] = {}
-    classes = np.fromiter((seen.setdefault(row.tobytes(), len(seen)) for row in matrix), "<u4", len(matrix))
-    rows = np.frombuffer(b"".join(seen), "<u8").reshape(len(seen), matrix.shape[1]).copy()
-    return classes, rows
