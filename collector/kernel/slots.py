@@ -14,9 +14,8 @@ from schemas.codes import RuleId
 from schemas.structs import IPCACHE, IPCACHE_KEY, PORTS_PER_SLOT, dtype
 
 if TYPE_CHECKING:
-    from policy.compile import Compiled
-
     from collector.kernel.handle import Handle
+    from policy.compile import Compiled
 
 _BATCH = 65_536  # ipcache entries a system call
 
@@ -125,7 +124,6 @@ def _replace(ipcache: HashMap, slot: int, keys: np.ndarray, values: np.ndarray) 
 
 def _ordered(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Entries as sorted rows of bytes, for comparing two sets."""
-    rows = np.concatenate(
-        [keys.view(np.uint8).reshape(len(keys), -1), values.view(np.uint8).reshape(len(keys), -1)], axis=1
-    )
-    return np.sort(np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").reshape(-1)) if len(rows) else rows.reshape(0)
+    parts = [np.frombuffer(a.tobytes(), np.uint8).reshape(len(a), a.itemsize) for a in (keys, values)]
+    rows = np.concatenate(parts, axis=1)
+    return rows[np.lexsort(rows.T)] if len(rows) else rows

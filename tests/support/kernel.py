@@ -16,6 +16,7 @@ from collector.kernel import pins
 from collector.kernel.removal import remove_datapath
 from schemas.codes import Decision
 from schemas.structs import PORTS_PER_SLOT, RULE, SLOT, dtype
+from tests.support.netns import Lab, write_sysctls
 
 PREFIX = np.dtype(
     [("family", "u1"), ("length", "u1"), ("addr", "V16"), ("identity", "<u4"), ("source_class", "<u4"),
@@ -64,3 +65,14 @@ def compiled(
         policy=None, prefixes=table, ports=numbers.integers(0, classes, PORTS_PER_SLOT).astype(np.uint32),
         source_rules=vectors[0], destination_rules=vectors[1], port_rules=vectors[2], rules=what, slot=slot,
     )  # fmt: skip
+
+
+def quiet_veth(lab: Lab, *, mtu: int = 1500) -> tuple[str, socket.socket]:
+    """A namespace whose `veth0` nobody talks on by himself (no IPv6), and a raw socket on its peer that sends frames."""
+    inner, outer = lab.namespace("in"), lab.namespace("out")
+    for netns in (inner, outer):
+        write_sysctls(netns, {"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"})
+    lab.link(inner, "veth0", outer, "veth1", mtu=mtu)
+    wire = lab.open(outer, socket.AF_PACKET, socket.SOCK_RAW)
+    wire.bind(("veth1", 0))
+    return inner, wire
