@@ -167,8 +167,8 @@ class Bus:
                 log.debug("publish %s: %s", message_id, self.last_error)
                 if isinstance(error, nats.js.errors.APIError):
                     self._say(f"NATS refuses {subject}: {describe(error)}; trying on")
+                attempt = attempt + 1 if self.connected else 0  # away: `_ready` is what is waited for
                 await pause(attempt)
-                attempt += 1
                 if isinstance(error, nats.js.errors.NoStreamResponseError):
                     with contextlib.suppress(*RECOVERABLE):
                         await self.ensure_streams()

@@ -236,6 +236,7 @@ async def test_nats_dies_in_the_middle_of_down(
         assert kernel.pinned
         nats_server.start()
         monkeypatch.setattr(FakeDatapath, "detach", detach)
+        monkeypatch.setattr("collector.service.CLOSE_SECONDS", 30.0)
         await running.connected()
         assert (await running.ask("down"))["lost"] == 0
         await running.ended()
