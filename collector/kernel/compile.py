@@ -1,39 +1,69 @@
-"""The child that imports BCC: compiles, loads, hands the descriptors over, exits.
+"""The child that imports BCC: C in, bytecode out, nothing loaded.
 
-    python -m collector.kernel.compile MAIN.c SOCKET_FD [CFLAG …]
+    python -m collector.kernel.compile MAIN.c OUTPUT.json [--load] [CFLAG …]
 
-BCC brings LLVM, 146 MB resident after a compile, so it never enters the collector. The answer on the socket is a list
-of names (one JSON line) with as many descriptors; whatever goes wrong is said on stderr, and the exit status is 1.
+BCC brings LLVM, 146 MB resident after a compile, so it never enters the collector. The output holds the maps' sizes
+and each program's instructions, in which a reference to a map is its place in the list of maps; the collector makes
+the maps and loads the programs through libbpf. `--load` lets BCC load them instead, for the sake of the verifier's
+complaint with source lines. Whatever goes wrong is said on stderr, and the exit status is 1.
 """
 
+import ctypes
 import json
-import socket
 import sys
+from pathlib import Path
+
+import numpy as np
+
+INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("immediate", "<i4")])
+_LOAD_IMMEDIATE_64, _MAP_BY_FD = 0x18, 1
+
+
+def map_references(instructions: np.ndarray) -> np.ndarray:
+    """Where `instructions` (dtype INSTRUCTION) load a map: the map is the `immediate` of these."""
+    is_load = instructions["code"] == _LOAD_IMMEDIATE_64
+    # The second half of a 16-byte instruction has code 0, so no load is mistaken for one.
+    return np.flatnonzero(is_load & (instructions["registers"] >> 4 == _MAP_BY_FD))
 
 
 def main() -> int:
-    from collector.kernel.layout import MAPS, PROGRAMS  # noqa: PLC0415
+    """Compile as the command line says."""
+    from collector.kernel import libbpf  # noqa: PLC0415
+    from collector.kernel.layout import PROGRAMS  # noqa: PLC0415
 
-    source, fd, cflags = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    source, output, cflags = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     try:
         from bcc import BPF, lib  # noqa: PLC0415
     except ImportError:
         sys.path.append("/usr/lib/python3/dist-packages")  # a virtual environment without the system's packages
         from bcc import BPF, lib  # noqa: PLC0415
-    program = BPF(src_file=source, cflags=cflags)
-    kinds = {"xdp": BPF.XDP, "tc": BPF.SCHED_CLS}
-    names, fds = [], []
-    for name, kind in PROGRAMS.items():
-        names.append(name)
-        fds.append(program.load_func(name, kinds[kind]).fd)
-    for name in MAPS:
-        number = lib.bpf_table_fd(program.module, name.encode())
-        if number < 0:
-            raise SystemExit(f"error: {source} has no map {name}")
-        names.append(name)
-        fds.append(number)
-    with socket.socket(fileno=fd) as answer:
-        socket.send_fds(answer, [json.dumps(names).encode()], fds)
+    load = "--load" in cflags
+    program = BPF(src_file=source, cflags=[flag for flag in cflags if flag != "--load"])
+    if load:
+        for name, kind in PROGRAMS.items():
+            program.load_func(name, {"xdp": BPF.XDP, "tc": BPF.SCHED_CLS}[kind])
+    lib.bpf_table_name.restype = ctypes.c_char_p  # bcc's own binding leaves these two out
+    lib.bpf_table_name.argtypes = lib.bpf_table_fd_id.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    maps: dict[str, list[int]] = {}
+    place: dict[int, int] = {}
+    for i in range(lib.bpf_num_tables(program.module)):
+        name, fd = lib.bpf_table_name(program.module, i).decode(), lib.bpf_table_fd_id(program.module, i)
+        if name.startswith("."):
+            raise SystemExit(f"error: {source} needs the data section {name}: bytecode cannot carry it")
+        info = libbpf.map_info(fd)
+        place[fd] = len(maps)
+        maps[name] = [info.type, info.key_size, info.value_size, info.max_entries, info.flags]
+    programs = {}
+    for name in PROGRAMS:
+        start = lib.bpf_function_start(program.module, name.encode())
+        if not start:
+            raise SystemExit(f"error: {source} has no function {name}")
+        size = lib.bpf_function_size(program.module, name.encode())
+        instructions = np.frombuffer(ctypes.string_at(start, size), INSTRUCTION).copy()
+        for at in map_references(instructions):
+            instructions["immediate"][at] = place[int(instructions["immediate"][at])]
+        programs[name] = instructions.tobytes().hex()
+    output.write_text(json.dumps({"maps": maps, "programs": programs}))
     return 0
 
 

@@ -93,7 +93,7 @@ def _libbpf() -> Feature:
 
 def _ringbuf() -> Feature:
     try:
-        fd = libbpf.map_create(_RINGBUF, "probe", 0, 0, os.sysconf("SC_PAGESIZE"))
+        fd = libbpf.map_create("probe", _RINGBUF, 0, 0, entries=os.sysconf("SC_PAGESIZE"))
     except KernelError as error:
         hint = error.hint if os.geteuid() != 0 else "Linux 5.8 or later has ring buffers"
         return Feature("ringbuf", False, str(error), hint)

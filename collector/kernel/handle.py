@@ -54,7 +54,7 @@ class Handle:
     @staticmethod
     def create(maps: Mapping[str, int], programs: Mapping[str, int], layout: Layout) -> "Handle":
         """A handle on freshly loaded maps, with the description written into a map of its own."""
-        fd = libbpf.map_create(libbpf.MAP_TYPE_ARRAY, LAYOUT_MAP, 4, LAYOUT_BYTES, 2)
+        fd = libbpf.map_create(LAYOUT_MAP, libbpf.MAP_TYPE_ARRAY, 4, LAYOUT_BYTES, entries=2)
         handle = Handle({**maps, **programs, LAYOUT_MAP: fd}, layout)
         handle.description.write(0, layout.encode())
         return handle

@@ -23,6 +23,7 @@ TC_EGRESS = 2  # enum bpf_tc_attach_point
 TC_F_REPLACE = 1
 TEST_LIVE_FRAMES = 2  # BPF_F_TEST_XDP_LIVE_FRAMES
 MAP_TYPE_ARRAY = 2
+PROGRAM_TYPES = {"tc": 3, "xdp": 6}  # enum bpf_prog_type
 ANY = 0  # BPF_ANY
 
 _MEMBARRIER = {"x86_64": 324}.get(os.uname().machine, 283)  # 283: every architecture of the generic table
@@ -33,6 +34,13 @@ class _MapInfo(ctypes.Structure):
     _fields_ = [
         ("type", c_uint32), ("id", c_uint32), ("key_size", c_uint32), ("value_size", c_uint32),
         ("max_entries", c_uint32), ("map_flags", c_uint32), ("name", c_char * 16), ("rest", c_uint8 * 216),
+    ]  # fmt: skip
+
+
+class _MapCreate(ctypes.Structure):
+    _fields_ = [
+        ("sz", c_size_t), ("btf_fd", c_uint32), ("btf_key", c_uint32), ("btf_value", c_uint32),
+        ("btf_vmlinux_value", c_uint32), ("inner_map_fd", c_uint32), ("map_flags", c_uint32),
     ]  # fmt: skip
 
 
@@ -84,6 +92,7 @@ class MapInfo:
     value_size: int
     max_entries: int
     name: str
+    flags: int
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ def _lib() -> ctypes.CDLL:
     ints = {
         "bpf_obj_get": [c_char_p], "bpf_obj_pin": [c_int, c_char_p],
         "bpf_map_create": [c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p],
+        "bpf_prog_load": [c_int, c_char_p, c_char_p, c_void_p, c_size_t, c_void_p],
         "bpf_map_update_elem": [c_int, c_void_p, c_void_p, c_uint64],
         "bpf_map_lookup_elem": [c_int, c_void_p, c_void_p], "bpf_map_delete_elem": [c_int, c_void_p],
         "bpf_map_lookup_batch": [c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p],
@@ -175,16 +185,24 @@ def obj_pin(fd: int, path: str) -> None:
     _check(_lib().bpf_obj_pin(fd, os.fsencode(path)), f"pinning {path}")
 
 
-def map_create(kind: int, name: str, key_size: int, value_size: int, entries: int) -> int:
-    """Descriptor of a new map."""
-    return _check(_lib().bpf_map_create(kind, name.encode(), key_size, value_size, entries, None), f"map {name}")
+def map_create(name: str, kind: int, key_size: int, value_size: int, *, entries: int, flags: int = 0) -> int:
+    """Descriptor of a new map; the kernel keeps 15 bytes of the name."""
+    opts = _MapCreate(sz=ctypes.sizeof(_MapCreate), map_flags=flags)
+    result = _lib().bpf_map_create(kind, name.encode()[:15], key_size, value_size, entries, ctypes.byref(opts))
+    return _check(result, f"making the map {name}")
+
+
+def program_load(kind: int, name: str, instructions: np.ndarray) -> int:
+    """Descriptor of a newly loaded program; `instructions` are u64. Raises KernelError; EACCES: the verifier's no."""
+    result = _lib().bpf_prog_load(kind, name.encode()[:15], b"GPL", _address(instructions), len(instructions), None)
+    return _check(result, f"loading the program {name}")
 
 
 def map_info(fd: int) -> MapInfo:
     """Type, sizes and name of the map `fd`."""
     info, size = _MapInfo(), c_uint32(ctypes.sizeof(_MapInfo))
     _check(_lib().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), size), "asking for a map's sizes")
-    return MapInfo(info.type, info.key_size, info.value_size, info.max_entries, info.name.decode())
+    return MapInfo(info.type, info.key_size, info.value_size, info.max_entries, info.name.decode(), info.map_flags)
 
 
 def program_info(fd: int) -> ProgramInfo:
