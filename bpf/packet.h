@@ -49,20 +49,12 @@ struct answer {
 	u32 reversed; /* 1: the opener is the packet's receiver */
 };
 
-/* How far the parser has come. Offsets, not pointers, and in memory: so each step starts from one state. */
+/* What the parser carries over a loop or into a quoted packet: in memory, so each step starts from one state. */
 struct cursor {
-	u32 at;	       /* offset in the frame */
-	u32 left;      /* bytes of the IP payload from `at` on, as the IP header claims */
-	u32 available; /* bytes from the first IP header on, as the frame says */
-	union {
-		u32 state; /* 0 at the start */
-		struct {
-			u8 later_fragment, first_fragment;
-			u8 quoted; /* inside the packet that an ICMP error quotes */
-			u8 next;   /* IPv6: the header at `at` */
-		};
-	};
-	u32 error_type; /* of that ICMP error */
+	u32 at;	  /* offset in the frame */
+	u32 left; /* bytes of the IP payload from `at` on, as the IP header claims */
+	u32 next; /* IPv6: the header at `at` */
+	u32 error_type; /* of the ICMP error that quotes */
 	struct address error_from, error_to;
 };
 

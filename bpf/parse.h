@@ -89,8 +89,8 @@ static __always_inline u64 read_word(const u8 *at)
 	return *(const u64 *)at;
 }
 
-/* `size` bytes at the cursor, NULL if the frame ends before. */
-static __always_inline u8 *reach(const struct cursor *c, void *data, void *end, u32 size)
+/* Bytes at the cursor, NULL if it is past the frame. */
+static __always_inline u8 *cursor_bytes(const struct cursor *c, void *data, void *end)
 {
 	u32 at = *(volatile u32 *)&c->at;
 	u8 *bytes;
@@ -100,42 +100,52 @@ static __always_inline u8 *reach(const struct cursor *c, void *data, void *end, 
 	/* The compiler may test another copy of `at` than the one it adds: the verifier must see this one bounded. */
 	asm volatile("%0 &= 0x7fff" : "+r"(at));
 	bytes = (u8 *)data + at;
-	return (void *)(bytes + size) > end ? NULL : bytes;
+	return (void *)bytes > end ? NULL : bytes;
 }
 
-/* parse_ipv4 and parse_ipv6 move the cursor behind the header and its extensions. */
-static __always_inline int parse_ipv4(struct packet *p, struct cursor *c, void *data, void *end)
+/* Where the parser stands. */
+struct layer {
+	u8 *at;
+	u32 offset;    /* of `at` in the frame (the verifier allows no difference of these pointers) */
+	u32 left;      /* bytes of the IP payload from `at` on, as the IP header claims */
+	u32 available; /* bytes from the IP header on, as the frame says; ~0 inside a quoted packet, which is cut off */
+	u8 later_fragment, first_fragment;
+};
+
+/* parse_ipv4 and parse_ipv6 move behind the header and its extensions. */
+static __always_inline int parse_ipv4(struct packet *p, struct layer *l, void *end)
 {
-	u8 *at = reach(c, data, end, 20);
+	u8 *at = l->at;
 	u32 header, total;
 	u16 offset;
 
-	if (!at || at[0] >> 4 != 4)
+	if ((void *)(at + 20) > end || at[0] >> 4 != 4)
 		return PARSED_MALFORMED;
 	header = (at[0] & 15) * 4;
 	total = read16(at + 2);
 	/* A merged packet past 64 KiB (BIG TCP) says 0. */
 	if (total == 0 && p->packets > 1)
-		total = c->available;
-	if (header < 20 || total < header || (!c->quoted && total > c->available))
+		total = l->available;
+	if (header < 20 || total < header || total > l->available)
 		return PARSED_MALFORMED;
 	offset = read16(at + 6);
 	p->family = 4;
 	p->hop_limit = at[8];
 	p->proto = at[9];
-	p->fragment_proto = p->proto;
+	p->fragment_proto = at[9];
 	p->fragment_id = read16(at + 4);
 	p->src.word[0] = p->dst.word[0] = 0;
 	p->src.word[1] = (u64)*(u32 *)(at + 12) << 32; /* little-endian hosts: the last four of the 16 bytes */
 	p->dst.word[1] = (u64)*(u32 *)(at + 16) << 32;
-	c->later_fragment = (offset & 0x1fff) != 0;
-	c->first_fragment = (offset & 0x3fff) == 0x2000;
+	l->later_fragment = (offset & 0x1fff) != 0;
+	l->first_fragment = (offset & 0x3fff) == 0x2000;
 	/* RFC 1858: a TCP fragment at offset 1 overwrites the flags that were judged. */
 	if ((offset & 0x1fff) == 1 && at[9] == IPPROTO_TCP)
 		return PARSED_MALFORMED;
-	c->at += header;
-	c->left = total - header;
-	return reach(c, data, end, 0) ? PARSED_IP : PARSED_MALFORMED;
+	l->at = at + header;
+	l->offset += header;
+	l->left = total - header;
+	return (void *)l->at > end ? PARSED_MALFORMED : PARSED_IP;
 }
 
 static __always_inline int is_mapped(const struct address *a)
@@ -145,20 +155,20 @@ static __always_inline int is_mapped(const struct address *a)
 }
 
 /* One extension header; → 0, or it is malformed. */
-static __always_inline int parse_extension(struct packet *p, struct cursor *c, void *data, void *end)
+static __always_inline int parse_extension(struct packet *p, struct layer *l, struct cursor *c, void *data, void *end)
 {
-	u8 *at = reach(c, data, end, 8);
+	u8 *at = cursor_bytes(c, data, end);
 	u32 length;
 
-	if (!at)
+	if (!at || (void *)(at + 8) > end)
 		return -1;
 	if (c->next == EXTENSION_FRAGMENT) {
 		u16 offset = read16(at + 2);
 
 		p->fragment_proto = at[0];
 		p->fragment_id = read32(at + 4);
-		c->later_fragment = (offset & 0xfff8) != 0;
-		c->first_fragment = (offset & 0xfff9) == 1;
+		l->later_fragment = (offset & 0xfff8) != 0;
+		l->first_fragment = (offset & 0xfff9) == 1;
 		if ((offset & 0xfff8) == 8 && at[0] == IPPROTO_TCP)
 			return -1;
 		length = 8;
@@ -175,53 +185,62 @@ static __always_inline int parse_extension(struct packet *p, struct cursor *c, v
 	return 0;
 }
 
-static __always_inline int parse_ipv6(struct packet *p, struct cursor *c, void *data, void *end)
+static __always_inline int parse_ipv6(struct packet *p, struct layer *l, struct cursor *c, void *data, void *end)
 {
-	u8 *at = reach(c, data, end, 40);
+	u8 *at = l->at;
 
-	if (!at || at[0] >> 4 != 6)
+	if ((void *)(at + 40) > end || at[0] >> 4 != 6)
 		return PARSED_MALFORMED;
-	c->left = read16(at + 4);
-	if (c->left == 0 && p->packets > 1)
-		c->left = c->available - 40;
-	if (!c->quoted && c->left + 40 > c->available)
+	l->left = read16(at + 4);
+	if (l->left == 0 && p->packets > 1)
+		l->left = l->available - 40;
+	if (l->left > l->available - 40)
 		return PARSED_MALFORMED;
 	p->family = 6;
 	p->hop_limit = at[7];
+	p->proto = at[6];
 	p->src.word[0] = read_word(at + 8);
 	p->src.word[1] = read_word(at + 16);
 	p->dst.word[0] = read_word(at + 24);
 	p->dst.word[1] = read_word(at + 32);
 	if (is_mapped(&p->src) || is_mapped(&p->dst))
 		return PARSED_MALFORMED;
+	l->later_fragment = l->first_fragment = 0;
+	l->at = at + 40;
+	l->offset += 40;
+	if (!is_extension(at[6]))
+		return PARSED_IP;
+	c->at = l->offset;
+	c->left = l->left;
 	c->next = at[6];
-	c->at += 40;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < EXTENSIONS_MAX; i++) {
-		if (!is_extension(c->next) || c->later_fragment)
-			break;
-		if (parse_extension(p, c, data, end))
+		if (parse_extension(p, l, c, data, end))
 			return PARSED_MALFORMED;
+		if (!is_extension(*(volatile u32 *)&c->next) || l->later_fragment)
+			break;
 	}
-	if (is_extension(c->next) && !c->later_fragment)
+	if (is_extension(*(volatile u32 *)&c->next) && !l->later_fragment)
 		return PARSED_MALFORMED;
 	p->proto = c->next;
-	return reach(c, data, end, 0) ? PARSED_IP : PARSED_MALFORMED;
+	l->left = c->left;
+	l->offset = c->at;
+	l->at = cursor_bytes(c, data, end);
+	return l->at ? PARSED_IP : PARSED_MALFORMED;
 }
 
 /* Ports, flags, type. Of a quoted packet only the first 8 bytes are there for sure. */
-static __always_inline int parse_layer4(struct packet *p, struct cursor *c, void *data, void *end)
+static __always_inline int parse_layer4(struct packet *p, const struct layer *l, void *end, int quoted)
 {
-	u8 *at, query;
+	u8 *at = l->at, query;
 	u32 need;
 
 	p->sport = p->dport = 0;
 	p->ports = ports_group(p->family, p->proto);
 	if (p->ports == GROUP_OTHER)
 		return PARSED_IP;
-	need = c->quoted ? 8 : p->ports == GROUP_TCP ? 20 : p->ports == GROUP_SCTP ? 12 : 8;
-	at = reach(c, data, end, 8);
-	if (!at || c->left < need)
+	need = quoted ? 8 : p->ports == GROUP_TCP ? 20 : p->ports == GROUP_SCTP ? 12 : 8;
+	if ((void *)(at + 8) > end || l->left < need)
 		return PARSED_MALFORMED;
 	if (p->ports == GROUP_ICMP || p->ports == GROUP_ICMPV6) {
 		query = icmp_query(p->family, at[0]);
@@ -232,14 +251,13 @@ static __always_inline int parse_layer4(struct packet *p, struct cursor *c, void
 	}
 	p->sport = read16(at);
 	p->dport = read16(at + 2);
-	if (c->quoted)
+	if (quoted)
 		return PARSED_IP;
 	if (p->ports == GROUP_UDP)
 		return read16(at + 4) < 8 ? PARSED_MALFORMED : PARSED_IP;
 	if (p->ports == GROUP_SCTP)
-		return reach(c, data, end, 12) ? PARSED_IP : PARSED_MALFORMED;
-	at = reach(c, data, end, 20);
-	if (!at || at[12] >> 4 < 5 || (u32)(at[12] >> 4) * 4 > c->left)
+		return (void *)(at + 12) > end ? PARSED_MALFORMED : PARSED_IP;
+	if ((void *)(at + 20) > end || at[12] >> 4 < 5 || (u32)(at[12] >> 4) * 4 > l->left)
 		return PARSED_MALFORMED;
 	p->tcp_flags = at[13];
 	return PARSED_IP;
@@ -273,61 +291,68 @@ static __always_inline int parse(struct scratch *s, void *data, void *end)
 {
 	struct packet *p = &s->packet;
 	struct cursor *c = &s->cursor;
+	struct layer l = {.at = data};
+	int quoted = 0;
 	u16 type;
 
-	c->state = 0;
-	if ((u8 *)data + 14 > (u8 *)end)
+	if ((void *)(l.at + 14) > end)
 		return PARSED_NON_IP;
-	type = read16((u8 *)data + 12);
-	c->at = 14;
+	type = read16(l.at + 12);
+	l.at += 14;
+	l.offset = 14;
+	l.available = p->wire_length - 14;
 #pragma unroll
 	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
-		u8 *tag;
 		if (type != 0x8100 && type != 0x88a8)
 			break;
-		tag = reach(c, data, end, 4);
-		if (!tag)
+		if ((void *)(l.at + 4) > end)
 			return PARSED_NON_IP;
-		type = read16(tag + 2);
-		c->at += 4;
+		type = read16(l.at + 2);
+		l.at += 4;
+		l.offset += 4;
+		l.available -= 4;
 	}
 	if (type != 0x0800 && type != 0x86dd)
 		return PARSED_NON_IP;
 	p->family = type == 0x0800 ? 4 : 6;
-	c->available = p->wire_length - c->at;
 	/* Once for the packet, and once more for the one an ICMP error quotes. */
 #pragma clang loop unroll(disable)
 	for (int depth = 0; depth < 2; depth++) {
-		int parsed = *(volatile u8 *)&p->family == 4 ? parse_ipv4(p, c, data, end) : parse_ipv6(p, c, data, end);
+		int parsed = *(volatile u8 *)&p->family == 4 ? parse_ipv4(p, &l, end) : parse_ipv6(p, &l, c, data, end);
 
-		if (parsed == PARSED_IP && c->later_fragment) {
+		quoted = depth;
+		if (parsed == PARSED_IP && l.later_fragment) {
 			p->sport = p->dport = 0;
 			p->ports = GROUP_OTHER;
-			p->kind = c->quoted ? PACKET_ICMP_UNRELATED : PACKET_LATER_FRAGMENT;
+			p->kind = quoted ? PACKET_ICMP_UNRELATED : PACKET_LATER_FRAGMENT;
 			break;
 		}
 		if (parsed == PARSED_IP)
-			parsed = parse_layer4(p, c, data, end);
+			parsed = parse_layer4(p, &l, end, quoted);
 		if (parsed != PARSED_IP) {
-			if (!c->quoted)
+			if (!quoted)
 				return PARSED_MALFORMED;
 			p->kind = PACKET_ICMP_UNRELATED;
 			break;
 		}
-		if (c->quoted)
+		if (quoted)
 			break;
-		p->kind = c->first_fragment ? PACKET_FIRST_FRAGMENT : PACKET_WHOLE;
+		p->kind = l.first_fragment ? PACKET_FIRST_FRAGMENT : PACKET_WHOLE;
 		if ((p->ports != GROUP_ICMP && p->ports != GROUP_ICMPV6) || !icmp_is_error(p->family, p->icmp_type))
 			break;
 		p->kind = PACKET_ICMP_ERROR;
 		c->error_from = p->src;
 		c->error_to = p->dst;
 		c->error_type = p->icmp_type;
-		c->at += 8;
-		c->quoted = 1;
+		c->at = l.offset + 8;
+		l.offset += 8;
+		l.at = cursor_bytes(c, data, end);
+		l.available = ~0U;
+		if (!l.at)
+			return PARSED_MALFORMED;
 	}
 	p->from_hi = flow_key_make(p, &s->key);
-	if (c->quoted) {
+	if (quoted) {
 		/* The quoted packet went the other way; what is told of is the error itself. */
 		if (!same_address(&p->src, &c->error_to))
 			p->kind = PACKET_ICMP_UNRELATED;
