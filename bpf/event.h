@@ -39,11 +39,11 @@ static __always_inline int event_allowed(struct cpu_state *cpu, const struct con
 	return 1;
 }
 
-static __always_inline void event_submit(struct verdict_event *event, struct cpu_state *cpu, struct totals *totals)
+static __always_inline void event_submit(struct verdict_event *event, struct cpu_state *cpu, struct totals *totals,
+					 u64 now)
 {
-	u64 now = event->time, quiet = now - cpu->last_event;
+	u64 quiet = now - cpu->last_event;
 
-	/* A late event may carry an older time; that only wakes once too often. */
 	cpu->last_event = now;
 	__sync_fetch_and_add(&totals->produced, 1);
 	if (++cpu->unwoken >= WAKE_EVENTS || quiet > WAKE_QUIET_NS) {
@@ -174,7 +174,7 @@ static __always_inline u32 flow_emit(struct flow *flow, const struct flow_key *k
 		event->ifindex = p ? p->ifindex : flow->ifindex;
 		event->flags = p ? p->flags : flow->flags;
 		event_verdict(event, verdict);
-		event_submit(event, cpu, totals);
+		event_submit(event, cpu, totals, now);
 	}
 	return left;
 }
@@ -226,7 +226,7 @@ static __always_inline void untracked_emit(const struct packet *p, const struct 
 	event->tcp_flags_reply = reversed ? p->tcp_flags : 0;
 	event->flags = p->flags | FLAG_UNTRACKED;
 	event_verdict(event, answer->verdict);
-	event_submit(event, cpu, totals);
+	event_submit(event, cpu, totals, p->now);
 }
 
 #endif
