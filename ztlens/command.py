@@ -1,7 +1,7 @@
 """What every command shares: the options that choose an installation, and quiet ends.
 
 `installation(app, "name")` registers a function whose first parameter is the Settings; the options `--state`,
-`--run-dir`, `--instance`, `--nats`, `--config` and `--debug` are added to its own; they may also stand
+`--run-dir`, `--database`, `--instance`, `--nats`, `--config` and `--debug` are added to its own; they may also stand
 before the command.
 """
 
@@ -20,9 +20,10 @@ RunDir = Annotated[str | None, typer.Option(metavar="DIR", help="Directory of so
 Instance = Annotated[str | None, typer.Option(metavar="NAME", help="Which installation on this host.")]
 Nats = Annotated[str | None, typer.Option(metavar="URL", help="Use this NATS server, not the bundled one.")]
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings instead of /etc/ztlens.toml.")]
+Database = Annotated[str | None, typer.Option(metavar="FILE", help="The DuckDB file instead of the state's.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 COMMON: dict[str, tuple[Any, Any]] = {
-    "state": (State, None), "run_dir": (RunDir, None), "instance": (Instance, None), "nats": (Nats, None),
+    "state": (State, None), "run_dir": (RunDir, None), "instance": (Instance, None), "database": (Database, None), "nats": (Nats, None),
     "config_file": (Config, None), "debug": (Debug, False),
 }  # fmt: skip
 _before: dict[str, Any] = {}

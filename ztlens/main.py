@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from ztlens.command import Config, Debug, Instance, Nats, RunDir, State, remember
+from ztlens.command import Config, Database, Debug, Instance, Nats, RunDir, State, remember
 from ztlens.commands import demo, health, history, judge, observe, rules, service
 from ztlens.errors import INTERRUPTED, explain
 
@@ -30,13 +30,17 @@ def root(
     state: State = None,
     run_dir: RunDir = None,
     instance: Instance = None,
+    database: Database = None,
     nats: Nats = None,
     config_file: Config = None,
     debug: Debug = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Common options may stand here or behind the command."""
-    remember(state=state, run_dir=run_dir, instance=instance, nats=nats, config_file=config_file, debug=debug)
+    remember(
+        state=state, run_dir=run_dir, instance=instance, database=database, nats=nats, config_file=config_file,
+        debug=debug,
+    )  # fmt: skip
     if version:
         health.print_version()
         raise typer.Exit

@@ -96,7 +96,8 @@ def apply(settings: Settings, file: PolicyFile, output: Output = "table") -> Non
     if output == "json":
         show.document(result)
         return
-    show.say(f"revision {result.get('revision', '?')} is in force ({result.get('hash', '')[:12]})")
+    verb = "is in force" if result.get("changed", True) else "was in force already"
+    show.say(f"revision {result.get('revision', '?')} {verb} ({result.get('hash', '')[:12]})")
 
 
 def shown(

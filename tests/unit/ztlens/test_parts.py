@@ -20,8 +20,11 @@ def child(code: str) -> list[str]:
 
 
 def part(code: str, said: list[str], flag: Path | None = None) -> Part:
+    def there() -> bool:
+        return flag is None or flag.exists()
+
     async def ready() -> None:
-        if flag is not None and not flag.exists():
+        if not there():
             raise Missing("not yet", "wait")
 
     return Part("worker", child(code), ready, said.append)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -133,8 +134,6 @@ def test_compact_lines(changes: dict[str, Any], says: str) -> None:
 
 
 def test_colour_changes_nothing_but_colour() -> None:
-    import re
-
     assert re.sub(r"\x1b\[\d+m", "", verdicts.compact(ROW, True)) == verdicts.compact(ROW, False)
 
 
