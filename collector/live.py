@@ -3,7 +3,7 @@
 NATS does not tell a publisher who listens, so each verdict costs its ~15 µs of Python whether wanted or not: a
 token bucket of `cap` a second bounds it, and rows over the cap are dropped as arrays, before any is decoded.
 A quarter of the cap is kept for denials, so that a flood of allowed traffic does not hide an intruder. While the
-drain is behind, the cap is a quarter: the ring comes first.
+drain is behind, the cap is a quarter and nothing is saved up for a burst: the ring comes first.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from schemas.present import Names, present
 SLICE = 250  # verdicts between two turns of the loop: ~4 ms
 DENIAL_SHARE = 0.25
 BEHIND_SHARE = 0.25
+BEHIND_BURST = 0.1  # seconds
 STALL_SECONDS = 0.5
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -38,17 +39,19 @@ class Live:
         self._bus, self._node, self._cap, self._names = bus, node, cap, names
         self._tokens, self._filled = float(cap), time.monotonic()
 
-    def _refill(self, rate: float) -> None:
+    def _refill(self, rate: float, most: float) -> None:
         now = time.monotonic()
-        self._tokens = min(float(self._cap), self._tokens + (now - self._filled) * rate)
+        self._tokens = min(most, self._tokens + (now - self._filled) * rate)
         self._filled = now
 
     def choose(self, rows: np.ndarray, *, behind: bool = False) -> np.ndarray:
         """Indices of the rows the cap has room for now, ascending: denials first, then the earliest."""
-        self._refill(self._cap * BEHIND_SHARE if behind else self._cap)
+        rate = self._cap * BEHIND_SHARE if behind else float(self._cap)
+        most = rate * BEHIND_BURST if behind else rate
+        self._refill(rate, most)
         denied = rows["decision"] == Decision.DENY
         denials = np.flatnonzero(denied)[: int(self._tokens)]
-        room = max(0, int(self._tokens - len(denials) - self._cap * DENIAL_SHARE))
+        room = max(0, int(self._tokens - len(denials) - most * DENIAL_SHARE))
         others = np.flatnonzero(~denied)[:room]
         chosen = np.sort(np.concatenate((denials, others)))
         self._tokens -= len(chosen)

@@ -13,7 +13,7 @@ import numpy as np
 
 from schemas.codes import PROTOCOLS, Decision, Direction, EventKind, Flag, IdentityId, Outcome, Reason, RuleId, words
 
-FLAG_NAMES = tuple(flag.name.lower() for flag in Flag if flag.name)
+FLAGS = tuple((int(flag), flag.name.lower()) for flag in Flag if flag.name)
 WORDS = {
     "event": words(EventKind), "decision": words(Decision), "outcome": words(Outcome), "reason": words(Reason),
     "direction": words(Direction),
@@ -116,7 +116,7 @@ def present(rows: np.ndarray, names: Names, clock: int, **constant: Any) -> list
     columns["bytes"] = (rows["bytes_original"] + rows["bytes_reply"]).tolist()
     for key in NUMBERS:
         columns[key] = rows[key].tolist()
-    for flag, key in zip(Flag, FLAG_NAMES, strict=True):
-        columns[key] = (rows["flags"] & int(flag) != 0).tolist()
+    for flag, key in FLAGS:
+        columns[key] = (rows["flags"] & flag != 0).tolist()
     keys = tuple(columns)
     return [constant | dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)]

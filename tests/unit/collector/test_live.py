@@ -61,10 +61,16 @@ async def test_the_cap_is_by_the_second_and_counted(monkeypatch: pytest.MonkeyPa
     now[0] += 0.1
     await live.offer(make_rows(4000), clock=0, ring="r")
     assert live.sent == 850
-    now[0] += 0.1
-    await live.offer(make_rows(4000), clock=0, ring="r", behind=True)
-    assert live.sent == 875
-    assert live.sent + live.capped == 12000
+    assert live.sent + live.capped == 8000
+
+
+async def test_behind_there_is_no_burst_and_a_quarter_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    live, now = make(Client(), 4000, monkeypatch)
+    for _ in range(10):
+        await live.offer(make_rows(1000, decision=Decision.DENY), clock=0, ring="r", behind=True)
+        now[0] += 0.05
+    assert live.sent == 100 + 9 * 50
+    assert live.sent + live.capped == 10_000
 
 
 async def test_denials_go_first_and_order_stays(monkeypatch: pytest.MonkeyPatch) -> None:
