@@ -65,11 +65,11 @@ async def test_the_cap_is_by_the_second_and_counted(monkeypatch: pytest.MonkeyPa
 
 
 async def test_behind_there_is_no_burst_and_a_quarter_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    live, now = make(Client(), 4000, monkeypatch)
+    live, now = make(Client(), 3200, monkeypatch)
     for _ in range(10):
         await live.offer(make_rows(1000, decision=Decision.DENY), clock=0, ring="r", behind=True)
-        now[0] += 0.05
-    assert live.sent == 100 + 9 * 50
+        now[0] += 0.0625
+    assert live.sent == 80 + 9 * 50
     assert live.sent + live.capped == 10_000
 
 
