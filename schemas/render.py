@@ -1,14 +1,17 @@
-"""Writes `bpf/types.h` from the descriptions: `python -m schemas.render [--check]`."""
+"""Writes `bpf/types.h` and `docs/schema.md` from the descriptions: `python -m schemas.render [--check]`."""
 
 import sys
 from enum import IntEnum, IntFlag
 from pathlib import Path
 
 from schemas import codes, structs
+from schemas.document import schema_md
 from schemas.structs import Struct, dtype
 from schemas.verdict import STRIDE, VERDICT_EVENT
 
-TYPES_H = Path(__file__).resolve().parent.parent / "bpf" / "types.h"
+ROOT = Path(__file__).resolve().parent.parent
+TYPES_H = ROOT / "bpf" / "types.h"
+SCHEMA_MD = ROOT / "docs" / "schema.md"
 ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("DECISION", codes.Decision), ("OUTCOME", codes.Outcome), ("MODE", codes.Mode), ("EVENT", codes.EventKind),
     ("DIRECTION", codes.Direction), ("REASON", codes.Reason), ("FLAG", codes.Flag), ("RULE", codes.RuleId),
@@ -43,7 +46,11 @@ def types_h() -> str:
         "/* Sizes; the loader may set each with -D. */",
     ]
     for knob in structs.KNOBS:
-        out += [f"#ifndef {knob.name}", f"#define {knob.name} {knob.default} /* {knob.unit}: {knob.meaning} */", "#endif"]
+        out += [
+            f"#ifndef {knob.name}",
+            f"#define {knob.name} {knob.default} /* {knob.unit}: {knob.meaning} */",
+            "#endif",
+        ]
     out.append("")
     for prefix, kind in ENUMS:
         out.append(f"enum {prefix.lower()}_code {{")
@@ -67,12 +74,16 @@ def types_h() -> str:
 
 
 def main() -> int:
-    """Write the files; with --check say whether they are current (exit status 1: no)."""
-    text = types_h()
-    if "--check" in sys.argv:
-        return int(TYPES_H.read_text() != text)
-    TYPES_H.write_text(text)
-    return 0
+    """Write the files; with --check only say which are not current (exit status 1)."""
+    files = {TYPES_H: types_h(), SCHEMA_MD: schema_md()}
+    if "--check" not in sys.argv:
+        for path, text in files.items():
+            path.write_text(text)
+        return 0
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        print(f"{path} is not what schemas/ says: run python -m schemas.render", file=sys.stderr)
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

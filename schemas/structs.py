@@ -50,7 +50,9 @@ FLOW_KEY = Struct(
     (
         Field("lo", "u8", "the endpoint that compares lower (address, then port)", 16),
         Field("hi", "u8", "the other endpoint", 16),
-        Field("lo_port", "u16", "host byte order; ICMP: the query's id, else the hop limit (built-in rules ask for it)"),
+        Field(
+            "lo_port", "u16", "host byte order; ICMP: the query's id, else the hop limit (built-in rules ask for it)"
+        ),
         Field("hi_port", "u16", "host byte order; ICMP: the type, of a query its request's"),
         Field("family", "u8", "4 or 6: keeps ::10.0.0.1 apart from 10.0.0.1"),
         Field("proto", "u8", "IANA number"),

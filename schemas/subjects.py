@@ -50,7 +50,9 @@ def loss(node: str) -> str:
     return f"{PREFIX}.loss.v1.{token(node)}"
 
 
-def live(node: str, decision: str, source: str, destination: str, proto: str, port: int) -> str:
+def live(  # noqa: PLR0917 (the tokens, in their order)
+    node: str, decision: str, source: str, destination: str, proto: str, port: int
+) -> str:
     """One verdict as a map, core NATS, best effort; the subject is the filter."""
     return f"{PREFIX}.live.v1.{token(node)}.{decision}.{token(source)}.{token(destination)}.{token(proto)}.{port}"
 
