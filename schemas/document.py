@@ -86,8 +86,8 @@ def schema_md() -> str:
         "A msgpack map: `v` 1, `node`, `ring`, `start`, `end`, `stride`, `n`, `clock`, `rev`, `t` {column: type}, `c` "
         "{column: bytes}. `[start, end)` are byte positions in the ring, and so the events' place in the sequence of "
         "all events of that ring; `n` = (end − start) / stride. `clock` added to `time` gives ns since 1970 UTC. Types "
-        "are numpy's: `<u8`, `<u4`, `<u2`, `|u1` little-endian unsigned, `V16` an address in network order (IPv4 in the "
-        "last four bytes; `family` tells). Skip columns you do not know; take zeros for those you miss.", "",
+        "are numpy's: `<u8`, `<u4`, `<u2`, `|u1` little-endian unsigned, `V16` an address in network order (IPv4 in "
+        "the last four bytes; `family` tells). Skip columns you do not know; take zeros for those you miss.", "",
         "## Records", "", "msgpack maps. Unknown keys are to be skipped; missing ones have their default.", "",
     ]  # fmt: skip
     for record in (
