@@ -1,6 +1,6 @@
 """The child that imports BCC: C in, bytecode out, nothing loaded.
 
-    python -m collector.kernel.compile MAIN.c OUTPUT.json [--load] [CFLAG …]
+    python -m collector.kernel.compile MAIN.c FUNCTION=xdp|tc[,…] OUTPUT.json [--load] [CFLAG …]
 
 BCC brings LLVM, 146 MB resident after a compile, so it never enters the collector. The output holds the maps' sizes
 and each program's instructions, in which a reference to a map is its place in the list of maps; the collector makes
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from collector.kernel import libbpf
+
 INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("immediate", "<i4")])
 _LOAD_IMMEDIATE_64, _MAP_BY_FD = 0x18, 1
 
@@ -28,10 +30,8 @@ def map_references(instructions: np.ndarray) -> np.ndarray:
 
 def main() -> int:
     """Compile as the command line says."""
-    from collector.kernel import libbpf  # noqa: PLC0415
-    from collector.kernel.layout import PROGRAMS  # noqa: PLC0415
-
-    source, output, cflags = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
+    source, wanted, output, cflags = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4:]
+    kinds = dict(one.split("=") for one in wanted.split(","))
     try:
         from bcc import BPF, lib  # noqa: PLC0415
     except ImportError:
@@ -40,7 +40,7 @@ def main() -> int:
     load = "--load" in cflags
     program = BPF(src_file=source, cflags=[flag for flag in cflags if flag != "--load"])
     if load:
-        for name, kind in PROGRAMS.items():
+        for name, kind in kinds.items():
             program.load_func(name, {"xdp": BPF.XDP, "tc": BPF.SCHED_CLS}[kind])
     lib.bpf_table_name.restype = ctypes.c_char_p  # bcc's own binding leaves these two out
     lib.bpf_table_name.argtypes = lib.bpf_table_fd_id.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
@@ -54,7 +54,7 @@ def main() -> int:
         place[fd] = len(maps)
         maps[name] = [info.type, info.key_size, info.value_size, info.max_entries, info.flags]
     programs = {}
-    for name in PROGRAMS:
+    for name in kinds:
         start = lib.bpf_function_start(program.module, name.encode())
         if not start:
             raise SystemExit(f"error: {source} has no function {name}")

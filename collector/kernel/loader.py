@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,19 +60,7 @@ class Bytecode:
 def load(layout: Layout, defines: tuple[str, ...] = ()) -> Loaded:
     """Compile today's sources with the layout's knobs, make the maps, load the programs. Raises KernelError."""
     cflags = [f"-I{BPF_DIR}", *(f"-D{name}={value}" for name, value in layout.knobs.items()), *defines, "-w"]
-    bytecode = _compile(cflags, layout)
-    loaded = Loaded({}, {})
-    try:
-        for name, (kind, key, value, entries, flags) in bytecode.maps.items():
-            loaded.maps[name] = libbpf.map_create(name, kind, key, value, entries=entries, flags=flags)
-        for name, instructions in bytecode.programs.items():
-            loaded.programs[name] = _load_program(name, instructions, list(loaded.maps.values()))
-    except KernelError as error:
-        loaded.close()
-        if error.errno in (errno.EACCES, errno.EINVAL):  # the verifier's: BCC shows it with source lines
-            with tempfile.TemporaryDirectory() as scratch:
-                _run([str(BPF_DIR / MAIN), str(Path(scratch) / "out.json"), "--load", *cflags])
-        raise
+    loaded = load_source(BPF_DIR / MAIN, PROGRAMS, cflags, version=layout.source)
     missing = set(MAPS) - set(loaded.maps)
     if missing:
         loaded.close()
@@ -81,14 +70,33 @@ def load(layout: Layout, defines: tuple[str, ...] = ()) -> Loaded:
     return loaded
 
 
-def _load_program(name: str, instructions: np.ndarray, maps: list[int]) -> int:
+def load_source(main: Path, programs: Mapping[str, str], cflags: list[str], version: str) -> Loaded:
+    """Compile and load `main`; `programs`: function → `xdp` or `tc`; `version` tells sources apart for the cache."""
+    functions = ",".join(f"{name}={kind}" for name, kind in programs.items())
+    bytecode = _compile([str(main), functions], cflags, version)
+    loaded = Loaded({}, {})
+    try:
+        for name, (kind, key, value, entries, flags) in bytecode.maps.items():
+            loaded.maps[name] = libbpf.map_create(name, kind, key, value, entries=entries, flags=flags)
+        for name, instructions in bytecode.programs.items():
+            loaded.programs[name] = _load_program(name, programs[name], instructions, list(loaded.maps.values()))
+    except KernelError as error:
+        loaded.close()
+        if error.errno in (errno.EACCES, errno.EINVAL):  # the verifier's: BCC shows it with source lines
+            with tempfile.TemporaryDirectory() as scratch:
+                _run([str(main), functions, str(Path(scratch) / "out.json"), "--load", *cflags])
+        raise
+    return loaded
+
+
+def _load_program(name: str, kind: str, instructions: np.ndarray, maps: list[int]) -> int:
     patched = instructions.copy()
     at = map_references(patched)
     patched["immediate"][at] = np.array(maps, np.int32)[patched["immediate"][at]]
-    return libbpf.program_load(libbpf.PROGRAM_TYPES[PROGRAMS[name]], name, patched.view(np.uint64))
+    return libbpf.program_load(libbpf.PROGRAM_TYPES[kind], name, patched.view(np.uint64))
 
 
-def _compile(cflags: list[str], layout: Layout) -> Bytecode:
+def _compile(what: list[str], cflags: list[str], version: str) -> Bytecode:
     """The bytecode, from the cache if there is one: a directory named by ZTLENS_BYTECODE_CACHE, owned by us alone."""
     cache = os.environ.get(CACHE)
     with tempfile.TemporaryDirectory() as scratch:
@@ -99,11 +107,11 @@ def _compile(cflags: list[str], layout: Layout) -> Bytecode:
                 raise KernelError(
                     f"{cache} is writable by others", f"unset {CACHE}, or make it yours alone (chmod 700)"
                 )
-            key = hashlib.sha256("\0".join([layout.source, *cflags]).encode()).hexdigest()
+            key = hashlib.sha256("\0".join([version, *what, *cflags]).encode()).hexdigest()
             output = Path(cache) / f"{key}.json"
         if not output.exists():
             partial = output.with_suffix(f".{os.getpid()}")
-            _run([str(BPF_DIR / MAIN), str(partial), *cflags])
+            _run([*what, str(partial), *cflags])
             partial.rename(output)
         raw = json.loads(output.read_text())
     maps = {name: tuple(sizes) for name, sizes in raw["maps"].items()}

@@ -67,7 +67,10 @@ def _scan(handle: Handle) -> tuple[FlowSums, np.ndarray]:
         size += int(flows["bytes"].sum())
         owed = flows["due"]
         due += int(np.bitwise_count(owed).sum())
-        is_dead = flows["state"] == FLOW_STATES["DEAD"]
+        # BUSY with `end` owed: a packet began the next conversation here, and found no room in the ring.
+        is_dead = (flows["state"] == FLOW_STATES["DEAD"]) | (
+            (flows["state"] == FLOW_STATES["BUSY"]) & (owed & np.uint64(DUE_BITS["END"])).astype(bool)
+        )
         is_idle = now - flows["last_seen"].astype(np.int64) > timeouts[flow_classes(keys, flows)]
         is_idle &= ~is_dead
         dead.append(keys[is_dead])
@@ -81,7 +84,7 @@ def flow_classes(keys: np.ndarray, flows: np.ndarray) -> np.ndarray:
     """FlowClass of each flow, as bpf/flow.h's flow_timeout() sees it. `mark` decides; this only picks."""
     flags = flows["tcp_flags"]
     closed = ((flags[:, 0] | flags[:, 1]) & _RST).astype(bool) | (flags[:, 0] & flags[:, 1] & _FIN).astype(bool)
-    answered = flows["packets"][:, 1] > 0
+    answered = flags[:, 1] > 0  # an ICMP error counts as a reply, but establishes nothing
     tcp = np.where(closed, FlowClass.TCP_CLOSED, np.where(answered, FlowClass.TCP_ESTABLISHED, FlowClass.TCP_HALF_OPEN))
     proto = keys["proto"]
     icmp = (proto == _ICMP) | (proto == _ICMPV6)
