@@ -1,0 +1,105 @@
+"""The ledger: every packet and every event accounted for, hop by hop, a row a ring.
+
+Of each ring the final record counts, else the last one with the flow table's sums, else the last. `stored` and `gaps`
+are counted below the position that record calls acknowledged, so all numbers are of one moment; events stored are
+counted from ranges, so retention does not change them.
+
+Exact (docs/datapath.md, invariants) once the ring is final. On a live ring the counters are read one after the other
+while packets arrive: up to LIVE_TOLERANCE may differ, and what is acknowledged but not yet stored is `in_flight`.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import duckdb
+
+LIVE_TOLERANCE = 64
+"""Packets or events that may differ between counters read from a ring in use."""
+
+
+def _counter(name: str) -> str:
+    return f"coalesce(l.counters['{name}'], 0)::BIGINT"
+
+
+VIEW = f"""CREATE OR REPLACE VIEW ledger AS
+WITH moments AS (
+    SELECT ring, max(time) AS last, max(time) FILTER (final) AS final, max(time) FILTER (flows_live IS NOT NULL) AS scanned
+    FROM store.loss GROUP BY ring
+), records AS (
+    SELECT l.*, m.last FROM store.loss AS l JOIN moments AS m
+    ON l.ring = m.ring AND l.time = coalesce(m.final, m.scanned, m.last)
+), sums AS (
+    SELECT r.id, r.node, r.ring, r.first_stored, l.time, l.last, coalesce(l.final, false) AS final,
+        r.id IN (SELECT ring FROM store.policy WHERE kind = 'closed') AS closed, l.mode, l.revision,
+        {_counter("parsed")} AS parsed, l.judged_packets::BIGINT AS judged,
+        ({_counter("ended_packets")} + l.flows_packets)::BIGINT AS flows,
+        {_counter("untracked_unattributable")} + {_counter("untracked_table_full")} + {_counter("untracked_closing")}
+            AS untracked,
+        {_counter("events_due")} AS due, (l.produced // l.stride)::BIGINT AS emitted, l.flows_due::BIGINT AS pending,
+        {_counter("samples_lost")} AS lost, {_counter("samples_held_back")} AS held_back,
+        (l.consumed // l.stride)::BIGINT AS published,
+        coalesce((SELECT sum(least(x.past, l.consumed) - least(x.first, l.consumed)) FROM store.ranges AS x
+            WHERE x.ring = r.id), 0)::BIGINT // r.stride AS stored,
+        coalesce((SELECT sum(least(g.past, l.consumed) - least(g.first, l.consumed)) FROM store.gaps AS g
+            WHERE g.ring = r.id), 0)::BIGINT // r.stride AS gap_events
+    FROM store.rings AS r LEFT JOIN records AS l ON l.ring = r.id
+), balances AS (
+    SELECT *, CASE WHEN final THEN 0 ELSE {LIVE_TOLERANCE} END AS tolerance, published - stored - gap_events AS in_flight,
+        coalesce(abs(parsed - judged) <= tolerance
+            AND coalesce(abs(parsed - flows - untracked) <= tolerance, NOT final), false) AS packets_balanced,
+        coalesce(coalesce(abs(due - emitted - pending - lost - held_back) <= tolerance, NOT final)
+            AND in_flight >= 0 AND published <= emitted
+            AND (NOT final OR (in_flight = 0 AND published = emitted)), false) AS events_balanced
+    FROM sums
+)
+SELECT node, ring, time, last, final, closed, mode, revision, parsed, judged, flows, untracked, due, emitted, pending,
+    lost, held_back, published, stored, gap_events, in_flight, packets_balanced, events_balanced,
+    packets_balanced AND events_balanced AS balanced
+FROM balances ORDER BY first_stored, node, ring"""
+"""The view `ledger`. A ring without any loss record has NULLs and is not balanced."""
+
+_COLUMNS = (
+    "node", "ring", "time", "final", "closed", "mode", "parsed", "judged", "flows", "untracked", "due", "emitted",
+    "pending", "lost", "held_back", "published", "stored", "in_flight", "packets_balanced", "events_balanced", "balanced",
+)  # fmt: skip
+
+
+def rfc3339(ns: int | None) -> str | None:
+    """ns since 1970 as RFC 3339 in UTC."""
+    if ns is None:
+        return None
+    return f"{datetime.fromtimestamp(ns // 1_000_000_000, UTC):%Y-%m-%dT%H:%M:%S}.{ns % 1_000_000_000:09d}Z"
+
+
+def ledger(cursor: duckdb.DuckDBPyConnection, since: int | None = None) -> dict[str, Any]:
+    """The document of `ztlens ledger -o json`: rings heard of since `since` (ns since 1970 UTC), all if None.
+
+    `balanced` is over all of them; `gaps` are event numbers [first, past) within the ring.
+    """
+    names = ", ".join(f"epoch_ns({name})" if name == "time" else name for name in _COLUMNS)
+    where = "" if since is None else "WHERE coalesce(epoch_ns(last), 9223372036854775807) >= $since"
+    cursor.execute(f"SELECT {names} FROM ledger {where}", {} if since is None else {"since": since})
+    found = [dict(zip(_COLUMNS, row, strict=True)) for row in cursor.fetchall()]
+    cursor.execute(
+        "SELECT r.node, r.ring, g.first // r.stride, g.past // r.stride, epoch_ns(g.time), g.cause"
+        " FROM store.gaps AS g JOIN store.rings AS r ON r.id = g.ring ORDER BY r.id, g.first"
+    )
+    gaps: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for node, ring, first, past, time, cause in cursor.fetchall():
+        gap = {"first": first, "past": past, "count": past - first, "time": rfc3339(time), "cause": cause}
+        gaps.setdefault((node, ring), []).append(gap)
+    return {
+        "balanced": all(row["balanced"] for row in found),
+        "rings": [_ring(row, gaps.get((row["node"], row["ring"]), [])) for row in found],
+    }
+
+
+def _ring(row: dict[str, Any], gaps: list[dict[str, Any]]) -> dict[str, Any]:
+    events = ("due", "emitted", "pending", "lost", "held_back", "published", "stored", "in_flight")
+    return {
+        "node": row["node"], "ring": row["ring"], "time": rfc3339(row["time"]), "final": row["final"],
+        "closed": row["closed"], "mode": row["mode"], "balanced": row["balanced"],
+        "packets": {name: row[name] for name in ("parsed", "judged", "flows", "untracked")}
+        | {"balanced": row["packets_balanced"]},
+        "events": {name: row[name] for name in events} | {"gaps": gaps, "balanced": row["events_balanced"]},
+    }  # fmt: skip

@@ -1,0 +1,126 @@
+"""The views people query, made from `schemas.codes`: words for numbers, names for rules and identities, text for addresses.
+
+They are made anew at every start of a sink, so they never lag behind the codes. `flows` takes a flow's totals and
+verdict from its last event by ring position; arrival order plays no part.
+"""
+
+from enum import IntEnum
+
+from schemas.codes import PROTOCOLS, Decision, Direction, EventKind, Flag, IdentityId, Outcome, Reason, RuleId, words
+from schemas.present import reserved_identity, reserved_rule
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _case(expression: str, table: dict[int, str], otherwise: str | None = None) -> str:
+    """The word of a code; an unknown code (of a newer node) as its number."""
+    whens = " ".join(f"WHEN {code} THEN {_text(word)}" for code, word in table.items())
+    return f"CASE {expression} {whens} ELSE {otherwise or f'{expression}::VARCHAR'} END"
+
+
+def _word(column: str, kind: type[IntEnum]) -> str:
+    return f"{_case(f'v.{column}', words(kind))} AS {column}"
+
+
+def _names(kind: type[IntEnum], reserved: object) -> dict[int, str]:
+    return {int(code): name for code in kind if (name := reserved(int(code)))}  # type: ignore[operator]
+
+
+RULE = _case("v.rule", _names(RuleId, reserved_rule), "coalesce(rule_of.name, 'rule:' || v.rule)")
+_IDENTITIES = _names(IdentityId, reserved_identity)
+COUNTS = (
+    "packets_original + v.packets_reply AS packets, v.bytes_original + v.bytes_reply AS bytes,"
+    " v.packets_original, v.bytes_original, v.packets_reply, v.bytes_reply"
+)
+
+
+def _identity(column: str) -> str:
+    return _case(f"v.{column}", _IDENTITIES, f"coalesce({column}_of.name, 'identity:' || v.{column})")
+
+
+def _flags(*names: str) -> str:
+    return ", ".join(f"(v.flags & {int(Flag[name.upper()])}) <> 0 AS {name}" for name in names)
+
+
+# Outer joins, though every ring has its row: the optimiser may not pull an outer join under the join of `flows`, where
+# it took the wide side for the hash table (out of memory at 10 M rows), and leaves out those a question does not need.
+JOINS = """
+    LEFT JOIN store.rings AS ring_of ON ring_of.id = v.ring
+    LEFT JOIN store.rules AS rule_of ON rule_of.ring = v.ring AND rule_of.revision = v.revision AND rule_of.id = v.rule
+    LEFT JOIN store.identities AS src_identity_of ON src_identity_of.ring = v.ring
+        AND src_identity_of.revision = v.revision AND src_identity_of.id = v.src_identity
+    LEFT JOIN store.identities AS dst_identity_of ON dst_identity_of.ring = v.ring
+        AND dst_identity_of.revision = v.revision AND dst_identity_of.id = v.dst_identity"""
+
+WHO = f"""address_text(v.src_hi, v.src_lo, v.family) AS src, v.sport,
+    address_text(v.dst_hi, v.dst_lo, v.family) AS dst, v.dport, {_case("v.proto", PROTOCOLS)} AS proto, v.family,
+    {_identity("src_identity")} AS src_identity, {_identity("dst_identity")} AS dst_identity"""
+
+VERDICTS = f"""CREATE OR REPLACE VIEW verdicts AS SELECT v.time, ring_of.node, ring_of.ring, v.position,
+    {_word("event", EventKind)}, {_word("decision", Decision)}, {_word("outcome", Outcome)},
+    {_word("reason", Reason)}, {RULE} AS rule, v.revision, {WHO}, {_word("direction", Direction)},
+    v.{COUNTS}, v.tcp_flags_original, v.tcp_flags_reply,
+    {_flags("egress", "midstream", "report_only", "untracked", "aggregated", "reversed")}, v.ifindex, v.flow_id,
+    address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.dst_hi, v.dst_lo) AS dst_addr
+    FROM store.verdicts AS v {JOINS}"""
+
+_FLOW_COLUMNS = f"""{WHO}, {_word("decision", Decision)}, {_word("outcome", Outcome)}, {_word("reason", Reason)},
+    {RULE} AS rule, v.revision, v.{COUNTS}, v.tcp_flags_original, v.tcp_flags_reply,
+    {_flags("egress", "midstream", "report_only", "untracked", "aggregated", "reversed")}, v.ifindex"""
+
+# Joined back on the last position: an arg_max of every column would hold them all in the hash table at once.
+_LAST = """SELECT e.*, last.first_seen, last.events FROM store.verdicts AS e JOIN (
+        SELECT ring, max(position) AS position, min(time) AS first_seen, count(*) AS events
+        FROM store.verdicts WHERE flow_id <> 0 GROUP BY ring, flow_id
+    ) AS last ON last.ring = e.ring AND last.position = e.position"""
+
+_FLOW_SELECT = f"""SELECT ring_of.node, ring_of.ring, v.flow_id, v.first_seen, v.time AS last_seen, {_FLOW_COLUMNS},
+    v.event = {int(EventKind.END)} AS ended, v.events,
+    address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.dst_hi, v.dst_lo) AS dst_addr
+    FROM ({_LAST}) AS v {JOINS}"""
+
+FLOWS = f"CREATE OR REPLACE VIEW flows AS {_FLOW_SELECT}"
+
+VIOLATIONS = f"""CREATE OR REPLACE VIEW violations AS {_FLOW_SELECT} WHERE v.decision = {int(Decision.DENY)}
+    UNION ALL BY NAME SELECT ring_of.node, ring_of.ring, v.flow_id, v.time AS first_seen, v.time AS last_seen,
+    {_FLOW_COLUMNS}, true AS ended, 1::BIGINT AS events,
+    address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.dst_hi, v.dst_lo) AS dst_addr
+    FROM store.verdicts AS v {JOINS} WHERE v.flow_id = 0 AND v.decision = {int(Decision.DENY)}"""
+
+# `start` is a row too: what was in force when the ring began or was taken over.
+CHANGES = """CREATE OR REPLACE VIEW changes AS SELECT p.time, r.node, r.ring, p.kind, p.who, p.from_revision,
+    p.revision AS to_revision, p.from_mode, p.mode AS to_mode, p.from_hash, p.hash AS to_hash, p.state, p.error
+    FROM store.policy AS p JOIN store.rings AS r ON r.id = p.ring"""
+
+POLICY_REVISIONS = """CREATE OR REPLACE VIEW policy_revisions AS SELECT r.node, r.ring, p.revision,
+    min(p.time) AS time, arg_min(p."default", p.time) AS "default", arg_min(p.hash, p.time) AS hash,
+    arg_min(p.yaml, p.time) AS yaml, arg_min(p.who, p.time) AS who
+    FROM store.policy AS p JOIN store.rings AS r ON r.id = p.ring
+    WHERE p.kind IN ('start', 'revision') GROUP BY r.node, r.ring, p.revision"""
+
+RULES = """CREATE OR REPLACE VIEW rules AS SELECT r.node, r.ring, x.* EXCLUDE (ring)
+    FROM store.rules AS x JOIN store.rings AS r ON r.id = x.ring"""
+
+IDENTITIES = """CREATE OR REPLACE VIEW identities AS SELECT r.node, r.ring, x.* EXCLUDE (ring)
+    FROM store.identities AS x JOIN store.rings AS r ON r.id = x.ring"""
+
+LOSS = """CREATE OR REPLACE VIEW loss AS SELECT l.time, r.node, r.ring, l.* EXCLUDE (time, ring)
+    FROM store.loss AS l JOIN store.rings AS r ON r.id = l.ring"""
+
+GAPS = """CREATE OR REPLACE VIEW gaps AS
+    SELECT g.time, 'ring' AS kind, r.node, r.ring, NULL AS stream, g.first, g.past, (g.past - g.first) // r.stride AS events,
+        NULL::UBIGINT AS messages, g.cause
+    FROM store.gaps AS g JOIN store.rings AS r ON r.id = g.ring
+    UNION ALL SELECT g.time, 'stream', NULL, NULL, s.stream, g.first, g.last + 1, NULL, g.last - g.first + 1,
+        'the stream no longer had these messages'
+    FROM store.stream_gaps AS g JOIN store.streams AS s ON s.id = g.stream"""
+
+RETENTION = """CREATE OR REPLACE VIEW retention AS SELECT t.time, t.cause, r.node, r.ring, t.rows, t.oldest, t.newest
+    FROM store.retention AS t JOIN store.rings AS r ON r.id = t.ring"""
+
+VIEWS: tuple[str, ...] = (
+    VERDICTS, FLOWS, VIOLATIONS, CHANGES, POLICY_REVISIONS, RULES, IDENTITIES, LOSS, GAPS, RETENTION,
+)  # fmt: skip
+"""Statements that make the views; `sink.history.ledger.VIEW` is the last."""

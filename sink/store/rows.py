@@ -1,0 +1,50 @@
+"""A batch as it is stored: every conversion is one numpy operation over the whole batch."""
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.envelope import Envelope
+from schemas.errors import EnvelopeError
+from schemas.tables import VERDICT_COLUMNS
+from schemas.verdict import DTYPE
+
+ROWS_MAX = 1 << 20
+"""More rows than any collector puts into a message; a larger claim is a corrupt one, and would cost its size in memory."""
+_TIME_MAX = (1 << 63) - 1
+_POSITION_MAX = (1 << 64) - 1
+_ADDRESSES = tuple(name for name in DTYPE.names or () if DTYPE[name].kind == "V")
+
+
+def stored_columns(batch: Envelope) -> dict[str, np.ndarray]:
+    """Column of store.verdicts → array of batch.n values; all but `ring`.
+
+    `position` is in bytes of the ring, `time` datetime64[ns] in UTC, addresses are two halves in machine byte order.
+    Raises EnvelopeError for a batch whose numbers cannot be stored.
+    """
+    if batch.n > ROWS_MAX:
+        raise EnvelopeError(f"{batch.n} rows in one batch, at most {ROWS_MAX}")
+    if batch.end > _POSITION_MAX:
+        raise EnvelopeError(f"position {batch.end} is beyond 64 bits")
+    given = batch.columns()
+    first, last = int(given["time"].min()) + batch.clock, int(given["time"].max()) + batch.clock
+    if first < 0 or last > _TIME_MAX:
+        raise EnvelopeError(f"time {first} to {last} ns is out of range")
+    out = {
+        "position": np.uint64(batch.start) + np.arange(batch.n, dtype="<u8") * np.uint64(batch.stride),
+        "time": (given["time"].astype("<u8") + np.uint64(batch.clock & _POSITION_MAX)).view("M8[ns]"),
+    }
+    for name, column in given.items():
+        if name in _ADDRESSES:
+            halves = column.view(">u8").reshape(-1, 2)
+            out[f"{name}_hi"], out[f"{name}_lo"] = halves[:, 0].astype("<u8"), halves[:, 1].astype("<u8")
+        elif name != "time":
+            out[name] = column.astype(DTYPE[name], copy=False)
+    return out
+
+
+def table(parts: list[tuple[int, dict[str, np.ndarray], int, int]]) -> pa.Table:
+    """Rows [i, j) of each part (ring number, columns, i, j) as one Arrow table with the columns of store.verdicts."""
+    columns = {"ring": np.concatenate([np.full(j - i, ring, "<u4") for ring, _, i, j in parts])}
+    for name, _ in VERDICT_COLUMNS[1:]:
+        columns[name] = np.concatenate([given[name][i:j] for _, given, i, j in parts])
+    return pa.table({name: pa.array(columns[name]) for name, _ in VERDICT_COLUMNS})

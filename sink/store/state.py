@@ -1,0 +1,82 @@
+"""What the store holds, mirrored in memory: the sink is the only writer, so this is read once, at opening."""
+
+from dataclasses import dataclass, field
+
+import duckdb
+
+from sink.store.ranges import RangeSet
+
+
+@dataclass
+class Ring:
+    """One ring of one node. Positions in bytes."""
+
+    id: int
+    node: str
+    name: str
+    stride: int
+    held: RangeSet = field(default_factory=RangeSet)
+    gaps: RangeSet = field(default_factory=RangeSet)
+    acknowledged: int = 0  # JetStream has everything before this position
+    closed: bool = False  # `acknowledged` is its end
+    named: set[int] = field(default_factory=set)  # revisions whose rules and identities are stored
+
+    def holes(self) -> list[tuple[int, int]]:
+        """What was acknowledged, but is neither held nor known to be a gap."""
+        both = self.held.copy()
+        for first, past in self.gaps:
+            both.add(first, past)
+        return both.missing(0, self.acknowledged)
+
+
+@dataclass
+class Stream:
+    """One incarnation of a JetStream stream, read up to `sequence`."""
+
+    id: int
+    name: str
+    created: str
+    sequence: int = 0
+
+
+@dataclass
+class State:
+    """All rings and the current incarnation of each stream."""
+
+    rings: dict[tuple[str, str], Ring] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
+    next_ring: int = 1
+    next_stream: int = 1
+    range_rows: int = 0  # rows of store.ranges and store.watermarks: when to merge them
+
+
+def load(connection: duckdb.DuckDBPyConnection) -> State:
+    """Read the state from the tables."""
+    state = State()
+    by_id: dict[int, Ring] = {}
+    for number, node, name, stride in connection.execute("SELECT id, node, ring, stride FROM store.rings").fetchall():
+        ring = Ring(number, node, name, stride)
+        state.rings[node, name] = by_id[number] = ring
+        state.next_ring = max(state.next_ring, number + 1)
+    for number, first, past in connection.execute("SELECT * FROM store.ranges ORDER BY ring, first").fetchall():
+        by_id[number].held.add(first, past)
+        state.range_rows += 1
+    for number, first, past in connection.execute("SELECT ring, first, past FROM store.gaps").fetchall():
+        by_id[number].gaps.add(first, past)
+    for number, consumed in connection.execute("SELECT ring, max(consumed) FROM store.loss GROUP BY ring").fetchall():
+        by_id[number].acknowledged = consumed
+    for number, past in connection.execute("SELECT ring, past FROM store.policy WHERE kind = 'closed'").fetchall():
+        by_id[number].acknowledged, by_id[number].closed = max(by_id[number].acknowledged, past), True
+    for number, revision in connection.execute(
+        "SELECT ring, revision FROM store.rules UNION SELECT ring, revision FROM store.identities"
+    ).fetchall():
+        by_id[number].named.add(revision)
+    rows = connection.execute(
+        "SELECT s.id, s.stream, s.created, coalesce(max(w.sequence), 0), count(w.sequence) FROM store.streams AS s"
+        " LEFT JOIN store.watermarks AS w ON w.stream = s.id GROUP BY ALL ORDER BY s.id"
+    ).fetchall()
+    for number, name, created, sequence, count in rows:  # the last incarnation of a name is the current one
+        state.streams[name] = Stream(number, name, created, sequence)
+        state.next_stream = max(state.next_stream, number + 1)
+        state.range_rows += count
+    return state

@@ -1,0 +1,351 @@
+"""The writer: everything a commit stores goes into one transaction, so a kill leaves all of it or nothing.
+
+Ranges decide what is new. A batch may come twice or cut anew: what the ring's ranges hold already is cut off, the rest
+is stored, and the new ranges go into the same transaction. The watermark only says where to read on.
+"""
+
+import logging
+import threading
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import numpy as np
+
+from schemas.envelope import Envelope
+from schemas.errors import EnvelopeError
+from schemas.messages import LossRecord, PolicyRecord
+from schemas.verdict import STRIDE
+from sink.counters import Counters
+from sink.errors import StoreError
+from sink.settings import SinkSettings
+from sink.store import records, rows
+from sink.store.database import now_ns, open_memory, open_writer
+from sink.store.ranges import RangeSet
+from sink.store.state import Ring, State, Stream, load
+
+log = logging.getLogger("ztlens.sink")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """An envelope ready to be stored: [first, past) of a ring and its stored columns."""
+
+    node: str
+    ring: str
+    first: int
+    past: int
+    stride: int
+    n: int
+    columns: dict[str, np.ndarray]
+
+
+@dataclass
+class Commit:
+    """What goes into one transaction. `marks`: last sequence read, by name of stream."""
+
+    batches: list[Batch] = field(default_factory=list)
+    records: list[PolicyRecord | LossRecord] = field(default_factory=list)
+    marks: dict[str, int] = field(default_factory=dict)
+    missed: list[tuple[str, int, int]] = field(default_factory=list)  # stream, first and last sequence not delivered
+    messages: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Verdicts in it."""
+        return sum(batch.n for batch in self.batches)
+
+
+def prepare(envelope: Envelope) -> Batch:
+    """Convert an envelope. Raises EnvelopeError when it cannot be stored."""
+    if envelope.start % envelope.stride:
+        raise EnvelopeError(f"position {envelope.start} is no multiple of the stride {envelope.stride}")
+    if envelope.stride >= 1 << 32:
+        raise EnvelopeError(f"stride {envelope.stride}")
+    columns = rows.stored_columns(envelope)
+    return Batch(envelope.node, envelope.ring, envelope.start, envelope.end, envelope.stride, envelope.n, columns)
+
+
+class Store:
+    """The open database. Methods that write are for one thread; `cursor` is for all."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, settings: SinkSettings | None = None) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
+        self.counters = Counters()
+        self.state: State = load(connection)
+
+    @classmethod
+    def open(cls, settings: SinkSettings) -> "Store":
+        """Open the file of `settings` as its owner. Raises SinkError."""
+        return cls(open_writer(settings.database, settings.memory_limit, settings.threads), settings)
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None in memory."""
+        return self._settings.database if self._settings else None
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of its own to the same database, for reading."""
+        with self._lock:
+            cursor = self._connection.cursor()
+            self._cursors.add(cursor)
+        return cursor
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """The writer's own connection."""
+        return self._connection
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def append(self, commit: Commit) -> int:
+        """Store a commit; the number of new rows. Raises StoreError: rolled back, give the same commit again."""
+        work = _Work(self.state)
+        try:
+            self._connection.execute("BEGIN")
+            work.write(self._connection, commit)
+            self._connection.execute("COMMIT")
+        except duckdb.Error as error:
+            self.counters.verdicts.failed += commit.rows
+            self.counters.records.failed += len(commit.records)
+            self.counters.messages.failed += commit.messages
+            self.recover(error)
+            raise StoreError(f"{self.path or 'memory'}: {_first_line(error)}", _hint(error)) from error
+        work.adopt()
+        self._count(commit, work)
+        return work.stored
+
+    def _count(self, commit: Commit, work: "_Work") -> None:
+        self.counters.verdicts.received += commit.rows
+        self.counters.verdicts.stored += work.stored
+        self.counters.verdicts.drop("stride", work.misfits)
+        self.counters.verdicts.drop("duplicate", commit.rows - work.stored - work.misfits)
+        self.counters.records.received += len(commit.records)
+        self.counters.records.stored += work.records
+        self.counters.records.drop("duplicate", len(commit.records) - work.records)
+        self.counters.messages.received += commit.messages
+        self.counters.messages.stored += commit.messages
+
+    def recover(self, error: Exception) -> None:
+        """End the transaction; after an I/O error DuckDB may refuse everything until the file is opened again."""
+        try:
+            self._connection.execute("ROLLBACK")
+        except duckdb.Error:
+            pass
+        try:
+            self._connection.execute("SELECT 1 FROM store.rings LIMIT 1").fetchall()
+        except duckdb.Error:
+            log.warning("the database gave up (%s) and is opened again", _first_line(error))
+            self.reopen()
+
+    def reopen(self) -> None:
+        """Close every connection and open the file anew. Raises StoreError while that fails."""
+        settings = self._settings
+        if settings is None:
+            return
+        self.close(checkpoint=False)
+        try:
+            self._connection = open_writer(settings.database, settings.memory_limit, settings.threads)
+            self.state = load(self._connection)
+        except Exception as error:
+            raise StoreError(f"{settings.database}: {_first_line(error)}", "free space on its file system") from error
+
+    def close(self, checkpoint: bool = True) -> None:
+        """Write the log into the file and close. Questions under way are interrupted."""
+        with self._lock:
+            cursors = list(self._cursors)
+        for cursor in cursors:
+            with suppress(duckdb.Error):
+                cursor.interrupt()
+                cursor.close()
+        if checkpoint:
+            with suppress(duckdb.Error):
+                self._connection.execute("CHECKPOINT")
+        with suppress(duckdb.Error):
+            self._connection.close()
+
+    # -- streams ---------------------------------------------------------------------------------------------------
+
+    def stream(self, name: str, created: str, last: int) -> Stream:
+        """The current incarnation of a stream that was `created` then and whose last sequence is `last`.
+
+        A new one is recorded when the stream was made anew, or set back behind what was read of it: reading on from
+        the watermark would wait for ever. It starts at sequence 0; ranges drop what comes again.
+        """
+        known = self.state.streams.get(name)
+        if known is not None and known.created == created and known.sequence <= last:
+            return known
+        note = "first seen" if known is None else "made anew" if known.created != created else "set back"
+        number = self.state.next_stream
+        try:
+            self._connection.execute(
+                "INSERT INTO store.streams VALUES (?, ?, ?, make_timestamp_ns(?), ?)",
+                [number, name, created, now_ns(), note],
+            )
+        except duckdb.Error as error:
+            raise StoreError(f"{self.path or 'memory'}: {_first_line(error)}", _hint(error)) from error
+        if known is not None:
+            log.warning("stream %s was %s (created %s): reading it from its start", name, note, created)
+        self.state.next_stream += 1
+        self.state.streams[name] = Stream(number, name, created)
+        return self.state.streams[name]
+
+    def declare_gaps(self, gaps: Sequence[tuple[Ring, int, int, str]]) -> None:
+        """Record holes [first, past) of rings as gaps, with the cause. Raises StoreError."""
+        try:
+            self._connection.execute("BEGIN")
+            for ring, first, past, cause in gaps:
+                self._connection.execute(
+                    "INSERT INTO store.gaps VALUES (?, ?, ?, make_timestamp_ns(?), ?)",
+                    [ring.id, first, past, now_ns(), cause],
+                )
+            self._connection.execute("COMMIT")
+        except duckdb.Error as error:
+            self.recover(error)
+            raise StoreError(f"{self.path or 'memory'}: {_first_line(error)}", _hint(error)) from error
+        for ring, first, past, cause in gaps:
+            ring.gaps.add(first, past)
+            log.warning("gap: node %s ring %s lacks %d events (%s)", ring.node, ring.name, (past - first) // ring.stride, cause)
+
+
+class _Work:
+    """One transaction: changes go to copies of the state, which replace it after the commit."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._rings: dict[tuple[str, str], Ring] = {}
+        self._next_ring = state.next_ring
+        self._marks: dict[str, int] = {}
+        self._range_rows = 0
+        self.stored = 0
+        self.misfits = 0
+        self.records = 0
+
+    def adopt(self) -> None:
+        """The transaction was committed."""
+        self._state.rings.update(self._rings)
+        self._state.next_ring = self._next_ring
+        self._state.range_rows += self._range_rows
+        for name, sequence in self._marks.items():
+            self._state.streams[name].sequence = sequence
+
+    def write(self, connection: duckdb.DuckDBPyConnection, commit: Commit) -> None:
+        """All of `commit`, inside an open transaction."""
+        self._write_rows(connection, commit.batches)
+        self._write_records(connection, commit.records)
+        for name, first, last in commit.missed:
+            connection.execute(
+                "INSERT INTO store.stream_gaps VALUES (?, ?, ?, make_timestamp_ns(?))",
+                [self._state.streams[name].id, first, last, now_ns()],
+            )
+        for name, sequence in commit.marks.items():
+            stream = self._state.streams[name]
+            if sequence > stream.sequence:
+                connection.execute("INSERT INTO store.watermarks VALUES (?, ?)", [stream.id, sequence])
+                self._range_rows += 1
+                self._marks[name] = sequence
+
+    def _ring(self, connection: duckdb.DuckDBPyConnection, node: str, name: str, stride: int | None) -> Ring:
+        """This transaction's copy of a ring; `stride` None: a policy record does not say it, today's is assumed."""
+        key = node, name
+        ring = self._rings.get(key)
+        if ring is None:
+            known = self._state.rings.get(key)
+            if known is None:
+                ring = Ring(self._next_ring, node, name, stride or STRIDE)
+                self._next_ring += 1
+                self._insert_ring(connection, ring)
+            else:
+                ring = Ring(known.id, node, name, known.stride, known.held.copy(), known.gaps.copy(),
+                            known.acknowledged, known.closed, set(known.named))  # fmt: skip
+            self._rings[key] = ring
+        if stride and ring.stride != stride and not len(ring.held) and not len(ring.gaps):
+            ring.stride = stride
+            connection.execute("DELETE FROM store.rings WHERE id = ?", [ring.id])
+            self._insert_ring(connection, ring)
+        return ring
+
+    def _insert_ring(self, connection: duckdb.DuckDBPyConnection, ring: Ring) -> None:
+        connection.execute(
+            "INSERT INTO store.rings VALUES (?, ?, ?, ?, make_timestamp_ns(?))",
+            [ring.id, ring.node, ring.name, ring.stride, now_ns()],
+        )
+
+    def _write_rows(self, connection: duckdb.DuckDBPyConnection, batches: Sequence[Batch]) -> None:
+        parts = []
+        new: dict[int, RangeSet] = {}
+        for batch in batches:
+            ring = self._ring(connection, batch.node, batch.ring, batch.stride)
+            if ring.stride != batch.stride:
+                self.misfits += batch.n
+                continue
+            for first, past in ring.held.missing(batch.first, batch.past):
+                i, j = (first - batch.first) // batch.stride, (past - batch.first) // batch.stride
+                parts.append((ring.id, batch.columns, i, j))
+                ring.held.add(first, past)
+                new.setdefault(ring.id, RangeSet()).add(first, past)
+                self.stored += j - i
+                if ring.gaps.within(first, past):
+                    self._shrink_gaps(connection, ring, first, past)
+        if not parts:
+            return
+        connection.register("new_rows", rows.table(parts))
+        connection.execute("INSERT INTO store.verdicts SELECT * FROM new_rows")
+        connection.unregister("new_rows")
+        for number, ranges in new.items():
+            for first, past in ranges:
+                connection.execute("INSERT INTO store.ranges VALUES (?, ?, ?)", [number, first, past])
+                self._range_rows += 1
+
+    def _shrink_gaps(self, connection: duckdb.DuckDBPyConnection, ring: Ring, first: int, past: int) -> None:
+        """[first, past) came after all: what it fills is no gap any more. Rare, so a DELETE may do it."""
+        connection.execute(
+            "SELECT first, past, time, cause FROM store.gaps WHERE ring = ? AND first < ? AND past > ?",
+            [ring.id, past, first],
+        )
+        for a, b, time, cause in connection.fetchall():
+            connection.execute("DELETE FROM store.gaps WHERE ring = ? AND first = ? AND past = ?", [ring.id, a, b])
+            for left, right in ((a, min(b, first)), (max(a, past), b)):
+                if left < right:
+                    connection.execute("INSERT INTO store.gaps VALUES (?, ?, ?, ?, ?)", [ring.id, left, right, time, cause])
+        filled = RangeSet([(first, past)])
+        ring.gaps = RangeSet(part for a, b in ring.gaps for part in filled.missing(a, b))
+
+    def _write_records(
+        self, connection: duckdb.DuckDBPyConnection, given: Sequence[PolicyRecord | LossRecord]
+    ) -> None:
+        loss = []
+        for record in given:
+            stride = record.stride if isinstance(record, LossRecord) else None
+            ring = self._ring(connection, record.node, record.ring, stride)
+            if isinstance(record, LossRecord):
+                loss.append((ring.id, record))
+                ring.acknowledged = max(ring.acknowledged, record.consumed)
+                continue
+            self.records += records.insert_policy(connection, ring.id, record, ring.named)
+            if record.kind == "closed":
+                ring.acknowledged, ring.closed = max(ring.acknowledged, record.end), True
+        if loss:
+            self.records += records.insert_loss(connection, loss)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _hint(error: Exception) -> str:
+    text = str(error)
+    if "No space left" in text or "disk" in text.lower():
+        return "free space on its file system; nothing is lost, the commit is tried again"
+    return "nothing is lost, the commit is tried again"
+
+
+def memory_store() -> Store:
+    """An empty store in memory: the same tables, views and macros, for live batches."""
+    return Store(open_memory())
