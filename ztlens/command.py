@@ -23,7 +23,8 @@ Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="S
 Database = Annotated[str | None, typer.Option(metavar="FILE", help="The DuckDB file instead of the state's.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 COMMON: dict[str, tuple[Any, Any]] = {
-    "state": (State, None), "run_dir": (RunDir, None), "instance": (Instance, None), "database": (Database, None), "nats": (Nats, None),
+    "state": (State, None), "run_dir": (RunDir, None), "instance": (Instance, None),
+    "database": (Database, None), "nats": (Nats, None),
     "config_file": (Config, None), "debug": (Debug, False),
 }  # fmt: skip
 _before: dict[str, Any] = {}

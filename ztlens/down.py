@@ -45,6 +45,18 @@ def _ask_collector(run_dir: Path) -> bool:
     return True
 
 
+def pinned(settings: Settings) -> bool:
+    """Whether a datapath of this instance is there, attached or not, with or without a collector."""
+    name = settings.pins.name
+    try:
+        there = {path.name.partition("+")[0] for path in settings.pins.parent.iterdir()}
+    except FileNotFoundError:
+        return False
+    except PermissionError as error:
+        raise Missing(f"{settings.pins.parent}: {error.strerror}", "run it as root") from error
+    return name in there
+
+
 def lost(unread: int) -> str:
     """What to add when events went with the ring."""
     return f"; {unread} events that nobody had read went with it" if unread else ""
@@ -55,11 +67,8 @@ def clean_up(settings: Settings) -> int | None:
 
     Raises KernelError.
     """
-    try:
-        if not any(settings.pins.parent.glob(f"{settings.pins.name}*")):
-            return None
-    except PermissionError as error:
-        raise Missing(f"{settings.pins.parent}: {error.strerror}", "run it as root") from error
+    if not pinned(settings):
+        return None
     from collector.kernel.removal import remove_datapath
 
     return remove_datapath(settings.pins)

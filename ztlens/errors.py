@@ -70,7 +70,7 @@ def explain(error: BaseException) -> Explanation:
     if room == "typer":
         return _usage(error)
     if room in ("duckdb", "_duckdb"):
-        return Explanation(str(error), '`ztlens sql "SHOW TABLES"` lists what there is to ask', BAD_INPUT)
+        return Explanation(str(error), "`DESCRIBE verdicts` in `ztlens sql` shows what there is to ask", BAD_INPUT)
     if room == "nats":
         return Explanation(f"NATS: {error or type(error).__name__}", "is it running? see `ztlens status`", MISSING)
     if isinstance(error, OSError):

@@ -1,50 +1,126 @@
 """Verdicts as they come: each batch goes into a small database in memory, and is asked what history is asked.
 
-So one predicate serves both. The batches are those of JetStream, taken from the subject as they pass: no filter is
-too slow for them, nothing is capped, and whoever reads too slowly loses messages, which is said.
+So one predicate serves both. The batches are those of JetStream, taken from the subject as they pass: nothing is
+capped, and whoever reads too slowly misses messages, which is said.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from schemas import messages, subjects
+from schemas import envelope, messages, subjects
 from schemas.errors import SchemaError
+from schemas.messages import PolicyRecord
 from ztlens import nats, show
 from ztlens.verdicts import Row, select
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
-    from nats.aio.msg import Msg
+
+    from sink.store import Store
 
 Write = Callable[[Sequence[Row]], None]
 Before = Callable[[], Awaitable[list[Row]]]
+Message = tuple[str, bytes]
+"""Subject and data."""
+
+AT_ONCE = 64
+"""Messages put into one transaction, when so many wait."""
+BACKLOG = 64 << 20
+"""Bytes of messages that may wait for a slow reader."""
+FRESH_AFTER = 500_000
+"""Rows after which the database is made anew: rows deleted from memory are not given back."""
+REVISIONS = 16
+"""Policy records kept for each ring, to name rules and identities in a fresh database."""
 
 
 async def follow(url: str, predicate: str, write: Write, before: Before | None = None) -> None:
-    """Call `write` with the rows of each batch that `predicate` keeps, oldest first; until cancelled.
+    """Call `write` with the rows that `predicate` keeps, batch by batch, each oldest first; until cancelled.
 
     `before` is asked for recorded rows once nothing new can be missed; none is written twice. Raises Missing when NATS
-    is not there at the start, SinkError for a predicate that DuckDB does not take.
+    is not there at the start, duckdb.Error for a predicate that DuckDB does not take.
     """
     await nats.check(url)
-    follower = _Follower(predicate, write)
-    await asyncio.to_thread(follower.probe)
+    follower = await asyncio.to_thread(Follower, predicate)
     client = await _connect(url)
     try:
-        queue: asyncio.Queue[Msg] = asyncio.Queue()
-        for subject in (subjects.ALL_POLICY, subjects.ALL_VERDICTS):
-            await client.subscribe(subject, cb=queue.put)
-        await client.flush()
-        for data in await _policy_records(client):
-            follower.policy(data)
+        queue: asyncio.Queue[Message] = asyncio.Queue(AT_ONCE)
+        await _subscribe(client, queue)
+        known = [(subjects.policy(""), data) for data in await _policy_records(client)]
+        await asyncio.to_thread(follower.take, known)
         if before is not None:
-            follower.seed(await before())
+            recorded = await before()
+            follower.shown = {(row["ring"], row["position"]) for row in recorded}
+            write(recorded)
         while True:
-            message = await queue.get()
-            await asyncio.to_thread(follower.take, message.subject, message.data)
+            waiting = [await queue.get()]
+            while len(waiting) < AT_ONCE and not queue.empty():
+                waiting.append(queue.get_nowait())
+            rows = await asyncio.to_thread(follower.take, waiting)
+            if rows:
+                write(rows)
     finally:
         await client.close()
+
+
+class Follower:
+    """Batches in, rows out. Not thread-safe. Raises duckdb.Error for a predicate that DuckDB does not take."""
+
+    def __init__(self, predicate: str) -> None:
+        self.shown: set[tuple[str, int]] = set()
+        self._sql = select(predicate)
+        self._policies: dict[tuple[str, str], dict[int, PolicyRecord]] = {}
+        self._bad = 0
+        self._begin()
+        self._ask()
+
+    def _begin(self) -> None:
+        from sink.store import Commit, memory_store
+
+        self._store: Store = memory_store()
+        self._rows = 0
+        known = [record for records in self._policies.values() for record in records.values()]
+        if known:
+            self._store.append(Commit(records=list(known)))
+
+    def _ask(self) -> list[Row]:
+        with self._store.cursor() as cursor:
+            found = cursor.execute(self._sql).to_arrow_table()
+        return [row for row in show.records(found) if (row["ring"], row["position"]) not in self.shown]
+
+    def take(self, waiting: Sequence[Message]) -> list[Row]:
+        """Store messages, policy records first, and return what is wanted of the verdicts among them."""
+        from sink.store import Commit, prepare
+
+        commit = Commit()
+        for subject, data in waiting:
+            try:
+                if subject.startswith(f"{subjects.PREFIX}.policy."):
+                    commit.records.append(self._remembered(messages.decode(data, PolicyRecord)))
+                else:
+                    commit.batches.append(prepare(envelope.decode(data)))
+            except SchemaError as error:
+                self._bad += 1
+                if self._bad == 1:
+                    show.say(f"a message could not be read and is left out: {error}")
+        self._store.append(commit)
+        if not commit.rows:
+            return []
+        rows = self._ask()
+        self._rows += commit.rows
+        self._store.connection.execute("DELETE FROM store.verdicts")
+        if self._rows > FRESH_AFTER:
+            self._store.close(checkpoint=False)
+            self._begin()
+        return rows
+
+    def _remembered(self, record: PolicyRecord) -> PolicyRecord:
+        of_ring = self._policies.setdefault((record.node, record.ring), {})
+        if record.rules or record.identities or record.revision not in of_ring:
+            of_ring[record.revision] = record
+        while len(of_ring) > REVISIONS:
+            del of_ring[min(of_ring)]
+        return record
 
 
 async def _connect(url: str) -> "Client":
@@ -52,11 +128,14 @@ async def _connect(url: str) -> "Client":
 
     async def said(error: Exception) -> None:
         if type(error).__name__ == "SlowConsumerError":
-            show.say("live verdicts come faster than they can be shown: some were left out; history has them all")
+            show.say("verdicts come faster than they can be shown: some were left out; history has them all")
 
     async def away() -> None:
-        if not client.is_closed:
+        if not closing():
             show.say("NATS is away; waiting for it")
+
+    def closing() -> bool:
+        return client.is_closed or client.is_draining
 
     client: Client = await library.connect(
         url, name="ztlens observe", max_reconnect_attempts=-1, reconnect_time_wait=0.5, error_cb=said,
@@ -65,20 +144,31 @@ async def _connect(url: str) -> "Client":
     return client
 
 
+async def _subscribe(client: "Client", queue: "asyncio.Queue[Message]") -> None:
+    from nats.aio.msg import Msg
+
+    async def keep(message: Msg) -> None:
+        await queue.put((message.subject, message.data))  # full: nats-py keeps up to BACKLOG, then drops and says so
+
+    for subject in (subjects.ALL_POLICY, subjects.ALL_VERDICTS):
+        await client.subscribe(subject, cb=keep, pending_bytes_limit=BACKLOG)
+    await client.flush()
+
+
 async def _policy_records(client: "Client") -> list[bytes]:
-    """What every node has in force and had before: rules and identities by name. None yet: no stream yet."""
+    """What every node has in force and had before, with rules and identities by name. None where no stream is yet."""
     import nats.errors
     import nats.js.errors
     from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-    stream = client.jetstream()
     wanted = ConsumerConfig(
-        deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, filter_subject=subjects.ALL_POLICY,
-        mem_storage=True, inactive_threshold=30.0,
-    )  # fmt: skip
+        deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, mem_storage=True, inactive_threshold=30.0
+    )
     out: list[bytes] = []
     try:
-        consumer = await stream.pull_subscribe(subjects.ALL_POLICY, stream=subjects.RECORDS_STREAM, config=wanted)
+        consumer = await client.jetstream().pull_subscribe(
+            subjects.ALL_POLICY, stream=subjects.RECORDS_STREAM, config=wanted
+        )
         pending = (await consumer.consumer_info()).num_pending or 0
         while len(out) < pending:
             out += [message.data for message in await consumer.fetch(min(500, pending - len(out)), timeout=2.0)]

@@ -52,6 +52,11 @@ def moment(text: str, now: datetime | None = None) -> datetime:
     raise BadInput(f"{text!r} is not a time", "write it as 10m, 2h (ago), 2026-02-03, or 2026-02-03T04:05:06Z")
 
 
+def nanoseconds(at: datetime) -> int:
+    """ns since 1970 UTC, exact to the microsecond a datetime has."""
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1000
+
+
 def size(text: str) -> int:
     """Bytes in `500`, `64k`, `1MB`, `2GiB`; k, m, g and t are powers of 1024 with an `i`, else of 1000."""
     match = _SIZE.fullmatch(text.strip())

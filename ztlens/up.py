@@ -7,24 +7,26 @@ what the stream holds; then sink and NATS stop.
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from ztlens import nats, show
+from ztlens.checks import before_start
 from ztlens.config import Settings
-from ztlens.errors import BadInput, Missing, one_line
-from ztlens.lookup import collector_request, read_policy, sink_ledger, sink_status
+from ztlens.down import clean_up, lost, pinned
+from ztlens.errors import Missing, one_line
+from ztlens.lookup import collector_request, sink_ledger, sink_status
 from ztlens.parts import Part, clean_environment, ztlens_command
 from ztlens.running import Lock
 
 PATIENCE = {"nats": 20.0, "sink": 30.0, "collector": 120.0}
 """Seconds until a part must work; BCC compiles for some 10 s on a small machine."""
 DRAIN = 60.0
-"""Seconds for the collector to drain and for the sink to store the rest."""
+"""Seconds for the collector to drain."""
+STALLED = 10.0
+"""Seconds without any progress after which the sink is not waited for."""
 
 Background = Callable[["Up"], Awaitable[None]]
 
@@ -41,6 +43,8 @@ class Up:
         self._report = report
         self._keepers: list[asyncio.Task[None]] = []
         self._lock: Lock | None = None
+        self._ours = False  # the kernel side is this run's to take away
+        self._closed: str | None = None  # the ring whose record the collector closed
 
     async def run(self, *background: Background) -> None:
         """Start, tell, wait for Ctrl-C or SIGTERM, stop. Raises CliError if the start fails (all is stopped then)."""
@@ -68,7 +72,7 @@ class Up:
 
     async def start(self) -> None:
         """NATS, sink, collector, each awaited. Raises CliError; then call `stop` all the same."""
-        check_input(self.settings)
+        await asyncio.to_thread(before_start, self.settings, "up")
         self._lock = Lock(self.settings)
         self.settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not self.url:
@@ -85,8 +89,10 @@ class Up:
         })  # fmt: skip
         self._add("sink", ztlens_command("sink", "--config", str(file)), self._sink_answers)
         self._add("collector", ztlens_command("collector", "--config", str(file)), self._collector_answers)
+        self._ours = not pinned(self.settings)
         for name, part in self.parts.items():
             await self._unless_stopped(part.start(PATIENCE[name]))
+        self._ours = True
         self._lock.publish({
             "nats": self.url, "state": str(self.settings.state), "since": time.time(), "node": self.settings.node,
             "parts": {name: part.pid for name, part in self.parts.items()},
@@ -146,14 +152,15 @@ class Up:
         """Its own `down`; if it cannot, its datapath is cleaned up from here."""
         if collector.alive:
             try:
-                await asyncio.wait_for(asyncio.to_thread(collector_request, self.settings.run_dir, "down"), DRAIN)
+                done = await asyncio.to_thread(collector_request, self.settings.run_dir, "down", timeout=DRAIN)
+                self._closed = done["ring"] if done["recorded"] else None
                 assert collector.process is not None
                 await asyncio.wait_for(collector.process.wait(), DRAIN)
             except Exception as error:
                 self._report(f"collector does not answer `down`: {one_line(str(error)) or type(error).__name__}")
         await collector.stop(10.0)
-        from ztlens.down import clean_up, lost
-
+        if not self._ours:
+            return  # the start failed and something was running before: it goes on
         try:
             unread = await asyncio.to_thread(clean_up, self.settings)
             if unread is not None:
@@ -164,17 +171,17 @@ class Up:
     async def _store_the_rest(self) -> None:
         """Wait until the sink holds all that was published, or stops getting nearer."""
         last, since = None, time.monotonic()
-        while time.monotonic() - since < 10.0:
+        while time.monotonic() - since < STALLED:
             try:
                 self.ledger = await asyncio.to_thread(sink_ledger, self.settings.run_dir)
             except Exception as error:
                 self._report(f"the sink does not answer: {one_line(str(error))}")
                 return
-            if missing(self.ledger, self.settings.node) == 0:
+            if settled(self.ledger, self.settings.node, self._closed):
                 return
             if self.ledger != last:
                 last, since = self.ledger, time.monotonic()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
         self._report("the sink did not store everything in time; the stream keeps the rest until the next start")
 
 
@@ -183,24 +190,9 @@ def _nats_line_worth_telling(line: str) -> bool:
     return any(level in line for level in ("[WRN]", "[ERR]", "[FTL]"))
 
 
-def check_input(settings: Settings) -> None:
-    """What can be refused before anything is started. Raises CliError."""
-    if os.geteuid() != 0:
-        raise Missing("ztlens up needs root: it loads programs into the kernel", "run it with sudo")
-    if not settings["interfaces"]:
-        raise BadInput("no interface to watch", "name one: `ztlens up -i eth0`; `ip -brief link` lists them")
-    policy: Path | None = settings["policy"]
-    if policy is not None:
-        from policy.parse import parse
-
-        parse(read_policy(policy), str(policy))
-
-
-def missing(ledger: dict[str, Any], node: str) -> int:
-    """Events that `node` published and the store does not hold yet."""
-    total = 0
-    for ring in ledger.get("rings", ledger.get("nodes", [])):
-        if ring.get("node", node) == node:
-            events = ring["events"]
-            total += max(0, events["published"] - events["stored"])
-    return total
+def settled(ledger: dict[str, Any], node: str, closed: str | None) -> bool:
+    """Whether the store holds all that `node` published; `closed` is the ring whose last records must be there too."""
+    rings = {ring["ring"]: ring for ring in ledger["rings"] if ring["node"] == node}
+    if closed is not None and not (closed in rings and rings[closed]["closed"] and rings[closed]["final"]):
+        return False
+    return all((ring["events"]["in_flight"] or 0) <= 0 for ring in rings.values())

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -153,7 +153,7 @@ def ledger(
 ) -> None:
     """Packets and events accounted hop by hop. Exit status 1 if they do not balance."""
     check_output(output, ("table", "json"))
-    start = times.moment(since) if since else None
+    start = times.nanoseconds(times.moment(since)) if since else None
     account = lookup.history(settings).ledger(start)
     if output == "json":
         show.document(account)
@@ -165,7 +165,7 @@ def ledger(
         raise typer.Exit(NO)
 
 
-def _ledger_table(account: dict) -> None:
+def _ledger_table(account: dict[str, Any]) -> None:
     rows = []
     for ring in account.get("rings", []):
         packets, events = ring["packets"], ring["events"]

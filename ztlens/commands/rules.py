@@ -44,9 +44,8 @@ def check(settings: Settings, file: PolicyFile, output: Output = "table") -> Non
     """Parse and compile a policy: its sizes, or where it is wrong. Exit status 1 if it is."""
     check_output(output, ("table", "json"))
     from policy.compile import compile_policy
-    from policy.parse import parse
-
     from policy.errors import PolicyError
+    from policy.parse import parse
 
     text, name = _read(file)
     try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ztlens import config, show
+from ztlens.checks import before_start
 from ztlens.command import installation, with_options
 from ztlens.config import Settings
 from ztlens.errors import BadInput, Missing
@@ -143,8 +144,8 @@ def collector(
     from schemas.codes import Mode as NodeMode
 
     settings = _watched(settings, interface, policy, netns=netns, mode=mode, node=node)
-    if not settings["interfaces"]:
-        raise BadInput("no interface to watch", "name one: `ztlens collector -i eth0`")
+    nats_url = _nats(settings)
+    before_start(settings, "collector")
     _log()
     asyncio.run(
         run(
@@ -152,7 +153,7 @@ def collector(
                 node=settings.node,
                 interfaces=tuple(Interface(*config.split_interface(text)) for text in settings["interfaces"]),
                 instance=settings.instance,
-                nats_url=_nats(settings),
+                nats_url=nats_url,
                 netns=settings["netns"],
                 policy_file=settings["policy"],
                 mode=NodeMode[settings["mode"].upper()] if settings["mode"] else None,

@@ -1,0 +1,37 @@
+"""What can be refused before anything is started: privilege, interfaces, policy."""
+
+import os
+from pathlib import Path
+
+from ztlens.config import Settings, split_interface
+from ztlens.errors import BadInput, Missing
+from ztlens.lookup import read_policy
+
+
+def before_start(settings: Settings, command: str) -> None:
+    """Raises CliError, PolicyError, OSError: what the collector would say too, but later."""
+    if not settings["interfaces"]:
+        raise BadInput("no interface to watch", f"name one: `ztlens {command} -i eth0`; `ip -brief link` lists them")
+    policy: Path | None = settings["policy"]
+    if policy is not None:
+        from policy.compile import compile_policy
+        from policy.parse import parse
+
+        compile_policy(parse(read_policy(policy), str(policy)))
+    if os.geteuid() != 0:
+        raise Missing(f"ztlens {command} needs root: it loads programs into the kernel", "run it with sudo")
+    _interfaces(settings)
+
+
+def _interfaces(settings: Settings) -> None:
+    """A name that is not there is bad input; what the kernel makes of one that is, the collector finds out."""
+    from collector.errors import KernelError
+    from collector.kernel.attach import wanted_links
+    from collector.kernel.interface import Interface
+    from collector.kernel.netns import inside
+
+    wanted = [Interface(*split_interface(text)) for text in settings["interfaces"]]
+    try:
+        inside(settings["netns"], lambda: wanted_links(wanted))
+    except KernelError as error:
+        raise BadInput(str(error), error.hint) from error
