@@ -68,7 +68,7 @@ def compiled(
 
 
 def quiet_veth(lab: Lab, *, mtu: int = 1500) -> tuple[str, socket.socket]:
-    """A namespace whose `veth0` nobody talks on by himself (no IPv6), and a raw socket on its peer that sends frames."""
+    """A namespace whose `veth0` nobody talks on by himself (no IPv6), and a raw socket that sends from its peer."""
     inner, outer = lab.namespace("in"), lab.namespace("out")
     for netns in (inner, outer):
         write_sysctls(netns, {"ipv6/conf/all/disable_ipv6": "1", "ipv6/conf/default/disable_ipv6": "1"})
