@@ -26,7 +26,8 @@ static __always_inline u32 ways_to_judge(const struct packet *p, const struct co
 		return alone ? WAY_BOTH : WAY_FORWARD;
 	if (p->tcp_flags & TCP_SYN)
 		return p->tcp_flags & TCP_ACK ? WAY_REVERSED : WAY_FORWARD;
-	return p->now < config->midstream_until ? WAY_BOTH : WAY_FORWARD;
+	/* What cannot have a flow has no orientation: a full table must not cut the replies of new connections off. */
+	return alone || p->now < config->midstream_until ? WAY_BOTH : WAY_FORWARD;
 }
 
 /* An ICMP error or a later fragment is judged, when its flow has to be judged again, by the tuple of its flow. */
@@ -217,7 +218,7 @@ static __always_inline int datapath(struct scratch *s, const struct config *conf
 		if (need == STALE) {
 			answer->verdict |= verdict & (VERDICT_MIDSTREAM | VERDICT_REVERSED);
 		} else {
-			if (p->proto == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN))
+			if (p->proto == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN) && p->kind < PACKET_LATER_FRAGMENT)
 				answer->verdict |= VERDICT_MIDSTREAM;
 			if (answer->reversed)
 				answer->verdict |= VERDICT_REVERSED;
@@ -243,7 +244,7 @@ static __always_inline int datapath(struct scratch *s, const struct config *conf
 	count = __sync_fetch_and_add(&flow->packets[direction], p->packets) + p->packets;
 	__sync_fetch_and_add(&flow->bytes[direction], p->bytes);
 	count_rule(verdict, p);
-	if (direction && flow->tentative && !is_denied(verdict))
+	if (direction && flow->tentative && !is_denied(verdict) && p->kind != PACKET_ICMP_ERROR)
 		flow_settled(flow);
 	if (p->kind != PACKET_ICMP_ERROR && flow->last_seen != p->now)
 		flow->last_seen = p->now;

@@ -122,19 +122,19 @@ static __always_inline u32 flow_emit(struct flow *flow, const struct flow_key *k
 		}
 		if (!event) {
 			if (kind != DUE_SAMPLE) {
-				__sync_fetch_and_or(&flow->due, kind);
+				/* Owed once more meanwhile: one event will tell of both. */
+				if (__sync_fetch_and_or(&flow->due, kind) & kind)
+					counter_add_atomic(COUNTER_EVENTS_DUE, -1ULL);
 				left |= kind;
 			}
 			continue;
 		}
 		hi = flow->flipped;
-		/* A late `new` is dated by the flow's first packet, on the coarse clock. */
-		if (kind == DUE_END)
-			event->time = flow->last_seen;
-		else if (p && (kind != DUE_NEW || flow->first_seen == p->now))
+		/* What is late is dated by the flow's first or last packet, on the coarse clock. */
+		if (p && (kind != DUE_NEW || flow->first_seen == p->now))
 			event->time = clock_precise(p->now);
 		else
-			event->time = flow->first_seen;
+			event->time = kind == DUE_NEW ? flow->first_seen : flow->last_seen;
 		event->flow_id = flow->id;
 		__builtin_memcpy(event->src, hi ? key->hi : key->lo, 16);
 		__builtin_memcpy(event->dst, hi ? key->lo : key->hi, 16);

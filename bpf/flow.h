@@ -7,8 +7,8 @@
  *	flow_finish(flow, …), flow_renew(flow, …)	ends one conversation in place, begins the next
  *	flow_tentative(flow), flow_settled(flow)	denied or half open, or no longer
  *
- * An entry is ACTIVE; BUSY while one CPU restarts it; DEAD once the sweep has marked it (or a restart found the ring
- * full). Packets meeting an entry that is not ACTIVE are judged alone and counted as untracked.
+ * An entry is ACTIVE; BUSY while one CPU restarts it, or when that failed because the ring was full; DEAD once the
+ * sweep has marked it. Packets meeting an entry that is not ACTIVE are judged alone and counted as untracked.
  */
 #ifndef ZTLENS_FLOW_H
 #define ZTLENS_FLOW_H
@@ -27,7 +27,8 @@ static __always_inline u64 flow_timeout(const struct flow *flow, const struct fl
 	if (key->proto == IPPROTO_TCP) {
 		if (tcp_is_closed(flow))
 			return config->timeouts[TIMEOUT_TCP_CLOSED];
-		return config->timeouts[flow->packets[1] ? TIMEOUT_TCP_ESTABLISHED : TIMEOUT_TCP_HALF_OPEN];
+		/* Answered by a segment: an ICMP error counts as a reply, but establishes nothing. */
+		return config->timeouts[flow->tcp_flags[1] ? TIMEOUT_TCP_ESTABLISHED : TIMEOUT_TCP_HALF_OPEN];
 	}
 	if (key->proto == IPPROTO_UDP)
 		return config->timeouts[TIMEOUT_UDP];
@@ -133,15 +134,14 @@ static __always_inline int flow_create(struct scratch *s)
 }
 
 /* Ends the conversation of an entry this CPU has made BUSY. → 0: flow_renew may begin the next; else the ring had no
- * room, the entry is DEAD, and the sweep ends it later. */
+ * room and the sweep ends it later. The entry stays BUSY then: only `mark` may make it DEAD, because a packet that saw
+ * it ACTIVE may still be counting, and a grace period lies between `mark` and `reap` alone. */
 static __always_inline int flow_finish(struct flow *flow, const struct flow_key *key, const struct packet *p,
 				       const struct config *config)
 {
 	flow_owes(flow, DUE_END);
-	if (!flow_emit(flow, key, p, config, p->now, flow->due))
-		return 0;
-	__sync_lock_test_and_set(&flow->state, FLOW_DEAD);
-	return -1;
+	/* What is late tells of the packets before this one: NULL. */
+	return flow_emit(flow, key, NULL, config, p->now, flow->due) ? -1 : 0;
 }
 
 static __always_inline void flow_renew(struct flow *flow, const struct packet *p, const struct answer *answer)

@@ -55,6 +55,8 @@ struct cursor {
 	u32 left; /* bytes of the IP payload from `at` on, as the IP header claims */
 	u32 next; /* IPv6: the header at `at` */
 	u32 error_type; /* of the ICMP error that quotes */
+	u32 quote_end;	/* offset in the frame where that error ends */
+	u32 pad;
 	struct address error_from, error_to;
 };
 

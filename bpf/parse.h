@@ -335,8 +335,12 @@ static __always_inline int parse(struct scratch *s, void *data, void *end)
 			p->kind = PACKET_ICMP_UNRELATED;
 			break;
 		}
-		if (quoted)
+		if (quoted) {
+			/* A trailer of the frame is no part of the quote. */
+			if (l.offset + (p->ports == GROUP_OTHER ? 0 : 8) > *(volatile u32 *)&c->quote_end)
+				p->kind = PACKET_ICMP_UNRELATED;
 			break;
+		}
 		p->kind = l.first_fragment ? PACKET_FIRST_FRAGMENT : PACKET_WHOLE;
 		if ((p->ports != GROUP_ICMP && p->ports != GROUP_ICMPV6) || !icmp_is_error(p->family, p->icmp_type))
 			break;
@@ -344,6 +348,7 @@ static __always_inline int parse(struct scratch *s, void *data, void *end)
 		c->error_from = p->src;
 		c->error_to = p->dst;
 		c->error_type = p->icmp_type;
+		c->quote_end = l.offset + l.left;
 		c->at = l.offset + 8;
 		l.offset += 8;
 		l.at = cursor_bytes(c, data, end);

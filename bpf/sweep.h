@@ -30,6 +30,9 @@ static __always_inline int sweep_mark(void *data, void *end, u64 now)
 		flow = flow_lookup(&key);
 		if (!flow)
 			continue;
+		/* A restart that found no room in the ring. If it is still at it, it ends before `reap` and makes it ACTIVE. */
+		if (flow->due & DUE_END)
+			__sync_val_compare_and_swap(&flow->state, FLOW_BUSY, FLOW_DEAD);
 		if (flow_is_idle(flow, &key, config, now) &&
 		    __sync_val_compare_and_swap(&flow->state, FLOW_ACTIVE, FLOW_DEAD) == FLOW_ACTIVE)
 			flow_owes(flow, DUE_END);
