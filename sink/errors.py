@@ -1,9 +1,9 @@
 """What can go wrong in the sink.
 
-    SinkError          root; `hint` is the next step to take, `exit_status` that of docs/cli.md
-    ├── QueryError     the question is wrong (syntax, unknown column, not read-only): exit status 2
-    ├── BusyError      too many questions at once, or this one took too long; recoverable: ask again
-    └── StoreError     a commit failed (disk full, I/O error); recoverable: nothing is lost, it is tried again
+SinkError          root; `hint` is the next step to take, `exit_status` that of docs/cli.md
+├── QueryError     the question is wrong (syntax, unknown column, not read-only): exit status 2
+├── BusyError      too many questions at once, or this one took too long; recoverable: ask again
+└── StoreError     a commit failed (disk full, I/O error); recoverable: nothing is lost, it is tried again
 """
 
 

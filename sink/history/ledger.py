@@ -23,7 +23,8 @@ def _counter(name: str) -> str:
 
 VIEW = f"""CREATE OR REPLACE VIEW ledger AS
 WITH moments AS (
-    SELECT ring, max(time) AS last, max(time) FILTER (final) AS final, max(time) FILTER (flows_live IS NOT NULL) AS scanned
+    SELECT ring, max(time) AS last, max(time) FILTER (final) AS final,
+        max(time) FILTER (flows_live IS NOT NULL) AS scanned
     FROM store.loss GROUP BY ring
 ), records AS (
     SELECT l.*, m.last FROM store.loss AS l JOIN moments AS m
@@ -44,7 +45,8 @@ WITH moments AS (
             WHERE g.ring = r.id), 0)::BIGINT // r.stride AS gap_events
     FROM store.rings AS r LEFT JOIN records AS l ON l.ring = r.id
 ), balances AS (
-    SELECT *, CASE WHEN final THEN 0 ELSE {LIVE_TOLERANCE} END AS tolerance, published - stored - gap_events AS in_flight,
+    SELECT *, CASE WHEN final THEN 0 ELSE {LIVE_TOLERANCE} END AS tolerance,
+        published - stored - gap_events AS in_flight,
         coalesce(abs(parsed - judged) <= tolerance
             AND coalesce(abs(parsed - flows - untracked) <= tolerance, NOT final), false) AS packets_balanced,
         coalesce(coalesce(abs(due - emitted - pending - lost - held_back) <= tolerance, NOT final)
@@ -60,7 +62,8 @@ FROM balances ORDER BY first_stored, node, ring"""
 
 _COLUMNS = (
     "node", "ring", "time", "final", "closed", "mode", "parsed", "judged", "flows", "untracked", "due", "emitted",
-    "pending", "lost", "held_back", "published", "stored", "in_flight", "packets_balanced", "events_balanced", "balanced",
+    "pending", "lost", "held_back", "published", "stored", "in_flight", "packets_balanced", "events_balanced",
+    "balanced",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ def _groups(half: str) -> str:
 
 
 def _compressed(text: str) -> str:
-    """RFC 5952, 4.2: `text` (`:g1:…:g8:`) with its longest run of at least two zero groups, the first if equal, as `::`."""
+    """RFC 5952, 4.2: `text` (`:g1:…:g8:`) with the longest run of two zero groups or more, the first if equal, as `::`."""
     cases = " ".join(
         f"WHEN contains({text}, '{':0' * run}:') THEN regexp_replace({text}, '{':0' * run}:', '::')"
         for run in range(8, 1, -1)
@@ -38,7 +38,8 @@ MACROS: tuple[str, ...] = (
     """CREATE OR REPLACE MACRO ipv6_number(text) AS hex_number(array_to_string(list_transform(
         ipv6_groups(split_part(lower(text), '::', 1))
         || CASE WHEN contains(text, '::') THEN list_resize([]::VARCHAR[],
-               8 - len(ipv6_groups(split_part(lower(text), '::', 1))) - len(ipv6_groups(split_part(lower(text), '::', 2))),
+               8 - len(ipv6_groups(split_part(lower(text), '::', 1)))
+                 - len(ipv6_groups(split_part(lower(text), '::', 2))),
                '0') ELSE [] END
         || ipv6_groups(split_part(lower(text), '::', 2)),
         lambda g: lpad(g, 4, '0')), ''))""",

@@ -1,4 +1,4 @@
-"""The views people query, made from `schemas.codes`: words for numbers, names for rules and identities, text for addresses.
+"""The views people query, made from `schemas.codes`: words for numbers, names for rules, text for addresses.
 
 They are made anew at every start of a sink, so they never lag behind the codes. `flows` takes a flow's totals and
 verdict from its last event by ring position; arrival order plays no part.
@@ -110,7 +110,8 @@ LOSS = """CREATE OR REPLACE VIEW loss AS SELECT l.time, r.node, r.ring, l.* EXCL
     FROM store.loss AS l JOIN store.rings AS r ON r.id = l.ring"""
 
 GAPS = """CREATE OR REPLACE VIEW gaps AS
-    SELECT g.time, 'ring' AS kind, r.node, r.ring, NULL AS stream, g.first, g.past, (g.past - g.first) // r.stride AS events,
+    SELECT g.time, 'ring' AS kind, r.node, r.ring, NULL AS stream, g.first, g.past,
+        (g.past - g.first) // r.stride AS events,
         NULL::UBIGINT AS messages, g.cause
     FROM store.gaps AS g JOIN store.rings AS r ON r.id = g.ring
     UNION ALL SELECT g.time, 'stream', NULL, NULL, s.stream, g.first, g.last + 1, NULL, g.last - g.first + 1,

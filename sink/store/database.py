@@ -152,7 +152,9 @@ def open_reader(path: Path, memory_limit: str = "2GB", threads: int = 0) -> duck
         version = _version(connection)
         _refuse_newer(version, path)
         if version < tables.VERSION:
-            raise SinkError(f"{path} is of an older version ({version})", "start a sink on it once: it brings it up to date")
+            raise SinkError(
+                f"{path} is of an older version ({version})", "start a sink on it once: it brings it up to date"
+            )
     except SinkError:
         connection.close()
         raise

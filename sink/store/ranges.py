@@ -25,6 +25,8 @@ class RangeSet:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RangeSet) and list(self) == list(other)
 
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
     def copy(self) -> "RangeSet":
         """An independent one."""
         out = RangeSet()

@@ -1,10 +1,14 @@
-"""Policy and loss records as rows. Each is stored once: a loss record by ring and time, a policy record by its kind too."""
+"""Policy and loss records as rows. Each is stored once: known by ring and time, a policy record by its kind too."""
+
+from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
 
+from schemas.errors import EnvelopeError
 from schemas.messages import LossRecord, PolicyRecord
 
+R = TypeVar("R", PolicyRecord, LossRecord)
 _COUNTS = pa.map_(pa.string(), pa.uint64())
 _TEXTS = pa.map_(pa.string(), pa.string())
 _LOSS = pa.schema([
@@ -30,7 +34,7 @@ def _loss_row(ring: int, record: LossRecord) -> dict:
 
 
 def loss_table(records: list[tuple[int, LossRecord]]) -> pa.Table:
-    """(ring number, record) → the columns of store.loss. Raises pa.ArrowException, OverflowError: a number does not fit."""
+    """(ring number, record) → columns of store.loss. Raises pa.ArrowException, OverflowError: a number does not fit."""
     return pa.Table.from_pylist([_loss_row(ring, record) for ring, record in records], schema=_LOSS)
 
 
@@ -66,7 +70,8 @@ def insert_policy(connection: duckdb.DuckDBPyConnection, ring: int, record: Poli
         "INSERT INTO store.policy VALUES (make_timestamp_ns(?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             record.time, ring, record.kind, record.revision, record.mode, record.default, record.hash, record.yaml,
-            record.who, record.from_revision, record.from_mode, record.from_hash, record.state, record.error, record.end,
+            record.who, record.from_revision, record.from_mode, record.from_hash, record.state, record.error,
+            record.end,
         ],
     )  # fmt: skip
     if record.kind == "refused" or record.revision in named or not (record.rules or record.identities):
@@ -96,3 +101,24 @@ def insert_policy(connection: duckdb.DuckDBPyConnection, ring: int, record: Poli
         connection.execute("INSERT INTO store.identities SELECT * FROM new_identities")
         connection.unregister("new_identities")
     return True
+
+
+def check(record: R) -> R:
+    """`record`, if every number in it fits its column. Raises EnvelopeError: it could never be stored."""
+    try:
+        if isinstance(record, LossRecord):
+            loss_table([(0, record)])
+            fits = 0 <= record.time < 1 << 63 and record.stride > 0
+        else:
+            fits = (
+                0 <= record.time < 1 << 63
+                and 0 <= record.end < 1 << 64
+                and all(0 <= number < 1 << 32 for number in (record.revision, record.from_revision))
+                and all(0 <= rule.id < 1 << 16 for rule in record.rules)
+                and all(0 <= one.id < 1 << 32 for one in record.identities)
+            )
+    except (pa.ArrowException, OverflowError) as error:
+        raise EnvelopeError(f"a number does not fit: {error}") from error
+    if not fits:
+        raise EnvelopeError("a number does not fit its column")
+    return record

@@ -4,6 +4,7 @@ Nothing goes silently: each deletion is a row of store.retention, and the ledger
 which deletion does not touch. Policy records stay for good; they are what history is read by.
 """
 
+import contextlib
 import logging
 
 import duckdb
@@ -27,7 +28,7 @@ def merge(store: Store, at: int = MERGE_AT) -> bool:
     if state.range_rows < needed + at:
         return False
     connection = store.connection
-    with _transaction(store):
+    with _Transaction(store):
         connection.execute("DELETE FROM store.ranges")
         connection.executemany(
             "INSERT INTO store.ranges VALUES (?, ?, ?)",
@@ -51,7 +52,7 @@ def used_bytes(store: Store) -> int:
 
 
 def apply(store: Store, keep_age: float, keep_bytes: int) -> int:
-    """Delete verdicts and loss records older than `keep_age` s, then the oldest verdicts above `keep_bytes`; 0: no limit.
+    """Delete what is older than `keep_age` seconds, then the oldest verdicts above `keep_bytes`; 0: no limit.
 
     Returns the verdicts deleted. Raises StoreError (nothing deleted).
     """
@@ -59,7 +60,7 @@ def apply(store: Store, keep_age: float, keep_bytes: int) -> int:
     if keep_age > 0:
         before = now_ns() - int(keep_age * 1e9)
         deleted += _delete(store, before, "age")
-        with _transaction(store):
+        with _Transaction(store):
             # The last records of each ring stay: the ledger is made of them.
             store.connection.execute(
                 "DELETE FROM store.loss WHERE time < make_timestamp_ns(?) AND NOT final AND (ring, time) NOT IN ("
@@ -75,17 +76,15 @@ def apply(store: Store, keep_age: float, keep_bytes: int) -> int:
         if row and row[0] is not None:
             deleted += _delete(store, int(row[0]) + 1, "size")
     if deleted:
-        try:
+        with contextlib.suppress(duckdb.Error):  # a reader on an old snapshot: the next checkpoint frees the blocks
             store.connection.execute("CHECKPOINT")
-        except duckdb.Error:
-            pass  # a reader is on an old snapshot: the next checkpoint frees the blocks
     return deleted
 
 
 def _delete(store: Store, before: int, cause: str) -> int:
     """Delete verdicts older than `before` (ns since 1970), with a row per ring that says so."""
     connection = store.connection
-    with _transaction(store):
+    with _Transaction(store):
         connection.execute(
             "INSERT INTO store.retention SELECT make_timestamp_ns($now), $cause, ring, count(*), min(time), max(time)"
             " FROM store.verdicts WHERE time < make_timestamp_ns($before) GROUP BY ring",
@@ -99,7 +98,7 @@ def _delete(store: Store, before: int, cause: str) -> int:
     return count
 
 
-class _transaction:  # noqa: N801 (used as a statement)
+class _Transaction:
     """BEGIN … COMMIT on the writer's connection; on an error ROLLBACK and StoreError."""
 
     def __init__(self, store: Store) -> None:

@@ -9,7 +9,7 @@ from schemas.tables import VERDICT_COLUMNS
 from schemas.verdict import DTYPE
 
 ROWS_MAX = 1 << 20
-"""More rows than any collector puts into a message; a larger claim is a corrupt one, and would cost its size in memory."""
+"""More rows than any collector puts into a message; a larger claim is corrupt, and would cost its size in memory."""
 _TIME_MAX = (1 << 63) - 1
 _POSITION_MAX = (1 << 64) - 1
 _ADDRESSES = tuple(name for name in DTYPE.names or () if DTYPE[name].kind == "V")

@@ -52,6 +52,7 @@ class Commit:
     marks: dict[str, int] = field(default_factory=dict)
     missed: list[tuple[str, int, int]] = field(default_factory=list)  # stream, first and last sequence not delivered
     messages: int = 0
+    dead: int = 0  # of these, dead letters
 
     @property
     def rows(self) -> int:
@@ -130,14 +131,13 @@ class Store:
         self.counters.records.stored += work.records
         self.counters.records.drop("duplicate", len(commit.records) - work.records)
         self.counters.messages.received += commit.messages
-        self.counters.messages.stored += commit.messages
+        self.counters.messages.stored += commit.messages - commit.dead
+        self.counters.messages.drop("dead", commit.dead)
 
     def recover(self, error: Exception) -> None:
         """End the transaction; after an I/O error DuckDB may refuse everything until the file is opened again."""
-        try:
+        with suppress(duckdb.Error):
             self._connection.execute("ROLLBACK")
-        except duckdb.Error:
-            pass
         try:
             self._connection.execute("SELECT 1 FROM store.rings LIMIT 1").fetchall()
         except duckdb.Error:
@@ -189,6 +189,7 @@ class Store:
                 [number, name, created, now_ns(), note],
             )
         except duckdb.Error as error:
+            self.recover(error)
             raise StoreError(f"{self.path or 'memory'}: {_first_line(error)}", _hint(error)) from error
         if known is not None:
             log.warning("stream %s was %s (created %s): reading it from its start", name, note, created)
@@ -211,7 +212,9 @@ class Store:
             raise StoreError(f"{self.path or 'memory'}: {_first_line(error)}", _hint(error)) from error
         for ring, first, past, cause in gaps:
             ring.gaps.add(first, past)
-            log.warning("gap: node %s ring %s lacks %d events (%s)", ring.node, ring.name, (past - first) // ring.stride, cause)
+            log.warning(
+                "gap: node %s ring %s lacks %d events (%s)", ring.node, ring.name, (past - first) // ring.stride, cause
+            )
 
 
 class _Work:
@@ -313,13 +316,13 @@ class _Work:
             connection.execute("DELETE FROM store.gaps WHERE ring = ? AND first = ? AND past = ?", [ring.id, a, b])
             for left, right in ((a, min(b, first)), (max(a, past), b)):
                 if left < right:
-                    connection.execute("INSERT INTO store.gaps VALUES (?, ?, ?, ?, ?)", [ring.id, left, right, time, cause])
+                    connection.execute(
+                        "INSERT INTO store.gaps VALUES (?, ?, ?, ?, ?)", [ring.id, left, right, time, cause]
+                    )
         filled = RangeSet([(first, past)])
         ring.gaps = RangeSet(part for a, b in ring.gaps for part in filled.missing(a, b))
 
-    def _write_records(
-        self, connection: duckdb.DuckDBPyConnection, given: Sequence[PolicyRecord | LossRecord]
-    ) -> None:
+    def _write_records(self, connection: duckdb.DuckDBPyConnection, given: Sequence[PolicyRecord | LossRecord]) -> None:
         loss = []
         for record in given:
             stride = record.stride if isinstance(record, LossRecord) else None

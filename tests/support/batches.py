@@ -76,7 +76,9 @@ def traffic(events: int, *, seed: int = 1, flow_events: int = 3, seconds: float 
     rows["rule"] = np.where(denied, RuleId.DEFAULT, RuleId.FIRST)[of]
     rows["family"] = np.where(v6, 6, 4)[of]
     rows["proto"] = np.where(rows["dport"] == 53, 17, 6)
-    rows["event"] = np.where(step == 0, EventKind.NEW, np.where(step == flow_events - 1, EventKind.END, EventKind.SAMPLE))
+    rows["event"] = np.where(
+        step == 0, EventKind.NEW, np.where(step == flow_events - 1, EventKind.END, EventKind.SAMPLE)
+    )
     rows["decision"] = np.where(denied, Decision.DENY, Decision.ALLOW)[of]
     rows["outcome"] = Outcome.PASSED
     rows["reason"] = np.where(denied, Reason.DEFAULT, Reason.RULE)[of]
@@ -147,7 +149,7 @@ def policy_record(kind: str = "revision", *, node: str = "n1", ring: str = "r1",
 def loss_record(produced: int, *, node: str = "n1", ring: str = "r1", time: int = CLOCK, consumed: int | None = None,
                 packets: int = 0, untracked: int = 0, live: FlowSums | None = None, final: bool = False,
                 pending: int = 0, lost: int = 0, held_back: int = 0, **fields: object) -> LossRecord:  # fmt: skip
-    """A balanced record: `produced`, `consumed` in events; `packets` those of ended flows, `live` those of live ones."""
+    """A balanced record: `produced`, `consumed` in events; `packets` of ended flows, `live` of live ones."""
     flows = live if live is not None else FlowSums(live=0, packets=0, bytes=0, due=0)
     parsed = packets + untracked + flows.packets
     counters = {codes.word(counter): 0 for counter in Counter} | {

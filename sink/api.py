@@ -1,0 +1,273 @@
+"""The query API: HTTP on a Unix socket, 0600. Questions are answered while the store is being written.
+
+    POST /api/v1/sql      {"sql": …, "parameters": […] or {…}, "format": "arrow" | "json" | "csv"}
+    GET  /api/v1/status
+    GET  /api/v1/ledger?since=<ns since 1970>
+
+An error is {"error": one line, "hint": one line, "exit": exit status of docs/cli.md}. Arrow is an IPC stream; an answer
+that breaks off after it began (time-out) ends without the stream's end mark.
+"""
+
+import asyncio
+import contextlib
+import io
+import logging
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from sink.errors import BusyError, QueryError, SinkError
+from sink.history import output
+from sink.history.ledger import ledger
+from sink.history.query import Answer
+from sink.settings import SinkSettings
+from sink.store import Store
+
+log = logging.getLogger("ztlens.sink")
+
+BODY_MAX = 1 << 20
+_HTTP_STATUS: tuple[tuple[type[SinkError], int], ...] = ((QueryError, 400), (BusyError, 503), (SinkError, 500))
+_TYPES = {"arrow": "application/vnd.apache.arrow.stream", "json": "application/json", "csv": "text/csv; charset=utf-8"}
+
+
+class Question(msgspec.Struct):
+    """The body of POST /api/v1/sql."""
+
+    sql: str
+    parameters: list[Any] | dict[str, Any] | None = None
+    format: str = "json"
+
+
+def _refusal(error: SinkError) -> JSONResponse:
+    status = next(status for kind, status in _HTTP_STATUS if isinstance(error, kind))
+    return JSONResponse({"error": str(error), "hint": error.hint, "exit": error.exit_status}, status)
+
+
+class _Pipe(io.RawIOBase):
+    """What is written, to be taken out again."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        """All written since the last time."""
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+
+def encoded(answer: Answer, form: str) -> Iterator[bytes]:
+    """The bytes of an answer, a chunk a batch."""
+    if form == "arrow":
+        pipe = _Pipe()
+        with pa.ipc.new_stream(pa.PythonFile(pipe, "w"), answer.schema) as writer:
+            for batch in answer.batches():
+                writer.write_batch(batch)
+                yield pipe.take()
+        yield pipe.take()
+    elif form == "csv":
+        first = True
+        for batch in answer.batches():
+            yield output.csv(batch, header=first)
+            first = False
+        if first:
+            yield output.csv(pa.RecordBatch.from_pylist([], schema=answer.schema), header=True)
+    else:
+        before = b"["
+        for batch in answer.batches():
+            rows = output.json_rows(batch)
+            if rows:
+                yield before + b",\n".join(rows)
+                before = b",\n"
+        yield b"]\n" if before != b"[" else b"[]\n"
+
+
+class _Streamed(StreamingResponse):
+    """A streamed answer; `done` is called once, whatever becomes of it."""
+
+    def __init__(self, content: AsyncIterator[bytes], media_type: str, done: Callable[[], None]) -> None:
+        super().__init__(content, media_type=media_type)
+        self._finish = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._finish()
+
+
+class Api:
+    """Answers over `store`; `status` gives the document of GET /api/v1/status."""
+
+    def __init__(self, store: Store, settings: SinkSettings, status: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        self._store = store
+        self._settings = settings
+        self._status = status
+        self._free = asyncio.Semaphore(settings.readers)
+        self._threads = ThreadPoolExecutor(settings.readers + 1, thread_name_prefix="reader")
+        self.counters = {"questions": 0, "answered": 0, "refused": 0, "busy": 0, "broken": 0}
+        self.app = Starlette(
+            routes=[
+                Route("/api/v1/sql", self.sql, methods=["POST"]),
+                Route("/api/v1/status", self.status),
+                Route("/api/v1/ledger", self.ledger),
+            ]
+        )
+
+    async def _run(self, work: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+
+    async def sql(self, request: Request) -> Response:
+        """One question. The reader is held until the answer's last byte is sent."""
+        self.counters["questions"] += 1
+        try:
+            question = await self._question(request)
+            try:
+                await asyncio.wait_for(self._free.acquire(), self._settings.query_timeout)
+            except TimeoutError:
+                self.counters["busy"] += 1
+                raise BusyError(
+                    f"{self._settings.readers} questions are being answered already", "ask again in a moment"
+                ) from None
+        except SinkError as error:
+            self.counters["refused"] += 1
+            return _refusal(error)
+        try:
+            answer = await self._run(self._ask, question)
+        except BaseException as error:
+            self._free.release()
+            if not isinstance(error, SinkError):
+                raise
+            self.counters["refused"] += 1
+            return _refusal(error)
+        return _Streamed(self._stream(answer, question.format), _TYPES[question.format], lambda: self._done(answer))
+
+    def _done(self, answer: Answer) -> None:
+        """Also when the client left before the first byte: the thread at work stops, the reader is free again."""
+        self._threads.submit(answer.close)
+        self._free.release()
+
+    async def _question(self, request: Request) -> Question:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_MAX:
+                raise QueryError(f"the question is longer than {BODY_MAX} bytes", "shorten it")
+        try:
+            question = msgspec.json.decode(bytes(body), type=Question)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise QueryError(f"not a question: {error}", 'send {"sql": "SELECT …", "format": "json"}') from error
+        if question.format not in _TYPES:
+            raise QueryError(f"format {question.format!r}", f"one of {', '.join(_TYPES)}")
+        return question
+
+    def _ask(self, question: Question) -> Answer:
+        return Answer(self._store.cursor(), question.sql, question.parameters, self._settings.query_timeout)
+
+    async def _stream(self, answer: Answer, form: str) -> AsyncIterator[bytes]:
+        chunks = encoded(answer, form)
+        try:
+            while (chunk := await self._run(next, chunks, None)) is not None:
+                yield chunk
+            self.counters["answered"] += 1
+        except SinkError as error:
+            self.counters["broken"] += 1
+            log.warning("an answer broke off: %s", error)
+            raise
+
+    async def status(self, request: Request) -> Response:
+        """The sink's counters, lag and database."""
+        return JSONResponse(await self._status())
+
+    async def ledger(self, request: Request) -> Response:
+        """The ledger's document."""
+        given = request.query_params.get("since")
+        try:
+            since = int(given) if given else None
+        except ValueError:
+            return _refusal(QueryError(f"since={given!r}", "ns since 1970 UTC"))
+        try:
+            return JSONResponse(await self._run(self._ledger, since))
+        except SinkError as error:
+            return _refusal(error)
+
+    def _ledger(self, since: int | None) -> dict[str, Any]:
+        cursor = self._store.cursor()
+        try:
+            return ledger(cursor, since)
+        finally:
+            cursor.close()
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def bind(path: Path) -> socket.socket:
+    """A listening Unix socket, 0600 from its first moment. Raises SinkError when somebody listens there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise SinkError(f"{path} is no socket", "move it away, or choose another --run-dir")
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except OSError:
+                path.unlink()  # left behind by a killed sink
+            else:
+                raise SinkError(f"another sink listens on {path}", "stop it, or choose another instance")
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        # fchmod before bind gives the file its mode at once; umask is the process's, not this thread's alone.
+        os.fchmod(server.fileno(), 0o600)
+        server.bind(str(path))
+        path.chmod(0o600)
+        server.listen(128)
+    except OSError as error:
+        server.close()
+        raise SinkError(
+            f"cannot listen on {path}: {error.strerror}", "check the directory and its permissions"
+        ) from error
+    return server
+
+
+class Server(uvicorn.Server):
+    """uvicorn that leaves signals to the service."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing to capture."""
+        yield
+
+
+class _NotOurs(logging.Filter):
+    """An answer that broke off was logged in one line already."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], SinkError))
+
+
+def server(app: Starlette) -> Server:
+    """To be run with `serve(sockets=[bind(path)])`; stop it by `should_exit`."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_NotOurs())
+    return Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2))

@@ -1,0 +1,201 @@
+"""`History`: how everybody else asks the store, the same whether a sink serves it or the file is opened here."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import duckdb
+import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sink.errors import BusyError, QueryError, SinkError
+from sink.history.ledger import ledger, rfc3339
+from sink.history.query import Answer, Parameters
+from sink.store.database import open_reader
+
+_WHOLE = pa.decimal128(38, 0)
+_LARGEST = (1 << 63) - 1
+_ERRORS: dict[int, type[SinkError]] = {400: QueryError, 503: BusyError}
+
+
+class _Source(Protocol):
+    def sql(self, sql: str, parameters: Parameters) -> pa.Table: ...
+    def status(self) -> dict[str, Any]: ...
+    def ledger(self, since: int | None) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+
+
+class _Socket:
+    """A sink's API."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self._path = path
+        transport = httpx.HTTPTransport(uds=str(path))
+        self._http = httpx.Client(transport=transport, base_url="http://sink", timeout=timeout, trust_env=False)
+
+    def _request(self, method: str, url: str, **how: Any) -> httpx.Response:
+        try:
+            answer = self._http.request(method, url, **how)
+        except (httpx.ConnectError, FileNotFoundError) as error:
+            raise SinkError(
+                f"no sink answers on {self._path}", "start one with `ztlens up` or `ztlens sink`"
+            ) from error
+        except httpx.TimeoutException as error:
+            raise BusyError(f"the sink on {self._path} does not answer", "see its log") from error
+        except httpx.HTTPError as error:
+            raise BusyError("the sink broke the answer off", "narrow the question: a time range, a LIMIT") from error
+        if answer.status_code == 200:
+            return answer
+        try:
+            given = answer.json()
+            kind = _ERRORS.get(answer.status_code, SinkError)
+            raise kind(given["error"], given["hint"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SinkError(f"the sink answered with HTTP status {answer.status_code}", "see its log") from error
+
+    def sql(self, sql: str, parameters: Parameters) -> pa.Table:
+        body = json.dumps({"sql": sql, "parameters": parameters, "format": "arrow"}, default=str)
+        answer = self._request("POST", "/api/v1/sql", content=body)
+        try:
+            return pa.ipc.open_stream(answer.content).read_all()
+        except pa.ArrowException as error:
+            raise BusyError("the sink broke the answer off", "narrow the question: a time range, a LIMIT") from error
+
+    def status(self) -> dict[str, Any]:
+        out: dict[str, Any] = self._request("GET", "/api/v1/status").json()
+        return out
+
+    def ledger(self, since: int | None) -> dict[str, Any]:
+        query = {} if since is None else {"since": since}
+        out: dict[str, Any] = self._request("GET", "/api/v1/ledger", params=query).json()
+        return out
+
+    def close(self) -> None:
+        self._http.close()
+
+
+class _Database:
+    """A database of this process: a file no sink owns, or one in memory. Closes only what it opened."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path | None, timeout: float) -> None:
+        self._connection = connection
+        self._path = path
+        self._timeout = timeout
+
+    def sql(self, sql: str, parameters: Parameters) -> pa.Table:
+        with Answer(self._connection.cursor(), sql, parameters, self._timeout) as answer:
+            batches = list(answer.batches())
+            return pa.Table.from_batches(batches, schema=answer.schema)
+
+    def status(self) -> dict[str, Any]:
+        count = self._connection.cursor().execute("SELECT count(*), epoch_ns(max(time)) FROM store.verdicts").fetchone()
+        rows, newest = count or (0, None)
+        size = self._path.stat().st_size if self._path else 0
+        return {
+            "running": False,
+            "database": {"path": str(self._path or ""), "bytes": size, "rows": rows, "newest": rfc3339(newest)},
+        }
+
+    def ledger(self, since: int | None) -> dict[str, Any]:
+        return ledger(self._connection.cursor(), since)
+
+    def close(self) -> None:
+        if self._path:
+            self._connection.close()
+
+
+class History:
+    """Questions to the store. Close it, or use it as a context. Every method raises SinkError."""
+
+    def __init__(self, source: _Source) -> None:
+        self._source = source
+
+    @classmethod
+    def over_socket(cls, path: Path, timeout: float = 120.0) -> "History":
+        """Ask the sink that listens on `path`."""
+        return cls(_Socket(path, timeout))
+
+    @classmethod
+    def on_file(cls, path: Path, timeout: float = 600.0) -> "History":
+        """Open the file read-only. Raises SinkError when it is missing, in use or of another version."""
+        return cls(_Database(open_reader(path), path, timeout))
+
+    @classmethod
+    def on_store(cls, store: Any, timeout: float = 30.0) -> "History":
+        """Ask a Store of this process, such as `memory_store()`."""
+        return cls(_Database(store.connection, None, timeout))
+
+    @classmethod
+    def find(cls, run_dir: Path, database: Path) -> "History":
+        """The sink of `run_dir` if one answers, else the file. Raises SinkError (exit status 3) if there is neither."""
+        socket = run_dir / "sink.sock"
+        if socket.exists():
+            served = cls.over_socket(socket)
+            with suppress(SinkError):
+                served.status()
+                return served
+            served.close()
+        return cls.on_file(database)
+
+    def sql(self, sql: str, parameters: Parameters = None) -> pa.Table:
+        """The answer. Sums (DuckDB's HUGEINT) come as int64 where they fit, `src_addr` and `dst_addr` as digits."""
+        return _narrow(self._source.sql(sql, parameters))
+
+    def recent(
+        self, where: str = "true", parameters: Parameters = None, limit: int = 20, view: str = "verdicts"
+    ) -> pa.Table:
+        """The last `limit` rows of a view with a `time`, by time, that satisfy the predicate `where`; oldest first.
+
+        Looks back from the newest in growing steps, so a question about a long history reads its end alone: sorting
+        everything would make text of every address first.
+        """
+        table = "loss" if view == "loss" else "policy" if view == "changes" else "verdicts"
+        bounds = self.sql(f"SELECT epoch_ns(max(time)) AS newest, epoch_ns(min(time)) AS oldest FROM store.{table}")
+        newest, oldest = bounds["newest"][0].as_py(), bounds["oldest"][0].as_py()
+        back = 1_000_000_000
+        while True:
+            since = None if newest is None or newest - back <= oldest else newest - back
+            bound = "" if since is None else f" AND time >= make_timestamp_ns({since})"
+            found = self.sql(
+                f"SELECT * FROM (SELECT * FROM {view} WHERE ({where}){bound} ORDER BY time DESC LIMIT {int(limit)})"
+                " ORDER BY time",
+                parameters,
+            )
+            if since is None or found.num_rows >= limit:
+                return found
+            back *= 8
+
+    def status(self) -> dict[str, Any]:
+        """What the sink says of itself; of a file `running` is False and `database` what it holds."""
+        return self._source.status()
+
+    def ledger(self, since: int | None = None) -> dict[str, Any]:
+        """The document of `ztlens ledger -o json`; `since` in ns since 1970 UTC."""
+        return self._source.ledger(since)
+
+    def close(self) -> None:
+        """Let go of socket or file."""
+        self._source.close()
+
+    def __enter__(self) -> "History":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _narrow(table: pa.Table) -> pa.Table:
+    """Whole decimals of 38 digits (DuckDB's sums) as int64 where every value fits."""
+    for i, field in enumerate(table.schema):
+        if field.type != _WHOLE:
+            continue
+        column = table.column(i)
+        bounds = pc.min_max(column).as_py()
+        if bounds["max"] is None or (bounds["max"] <= _LARGEST and bounds["min"] >= -_LARGEST):
+            table = table.set_column(i, field.with_type(pa.int64()), column.cast(pa.int64()))
+    return table

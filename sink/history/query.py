@@ -1,0 +1,155 @@
+"""One question, read-only in depth: one statement, SELECT or EXPLAIN, in a read-only transaction.
+
+Files, network and settings are closed by the database's configuration (`sink.store.database`); what looks like a SELECT
+but writes (a DELETE in a CTE) is stopped by the transaction.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from sink.errors import BusyError, QueryError, SinkError
+
+BATCH_ROWS = 65_536
+_READ = {"SELECT", "EXPLAIN"}
+Parameters = list[Any] | dict[str, Any] | None
+
+
+def explained(error: duckdb.Error, timeout: float) -> SinkError:
+    """DuckDB's error as one line and a hint."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if isinstance(error, duckdb.InterruptException):
+        return BusyError(f"the question took longer than {timeout:g} s", "narrow it: a time range, a LIMIT")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return BusyError("the question needs more memory than it may have", "narrow it: a time range, fewer groups")
+    if isinstance(error, duckdb.PermissionException):
+        return QueryError(text, "questions read the store and nothing else")
+    if "read-only mode" in text:
+        return QueryError("the question would change the store", "questions only read")
+    if isinstance(
+        error, (duckdb.IOException, duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException)
+    ):
+        return SinkError(text, "see the sink's log")
+    hint = next((line for line in lines[1:] if line.startswith("Did you mean")), "")
+    return QueryError(text, hint or "`SELECT * FROM duckdb_views()` and `DESCRIBE verdicts` show what there is")
+
+
+class Answer:
+    """The rows of a question, in batches, as they come. Close it, or use it as a context.
+
+    A UHUGEINT (an address as a number) is given as its digits: Arrow has no such number.
+    """
+
+    def __init__(
+        self, cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters = None, timeout: float = 30.0
+    ) -> None:
+        """Run `sql` on `cursor`, which the answer owns from now on. Raises SinkError."""
+        self._cursor = cursor
+        self._timeout = timeout
+        self._working = threading.Lock()
+        self._closed = False
+        self._timer = threading.Timer(timeout, cursor.interrupt)
+        self._timer.daemon = True
+        try:
+            statements = cursor.extract_statements(sql)
+            if len(statements) != 1:
+                raise QueryError(f"one statement a question, not {len(statements)}", "ask them one after the other")
+            kind = statements[0].type.name
+            if kind not in _READ:
+                raise QueryError(f"{kind} is not a question", "only SELECT and EXPLAIN: questions read, nothing else")
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
+            self._timer.start()
+            cursor.execute(statements[0], parameters or [])
+            self._numbers = [i for i, column in enumerate(cursor.description) if str(column[1]) == "UHUGEINT"]
+            make = getattr(cursor, "to_arrow_reader", None) or cursor.fetch_record_batch  # the former is newer
+            self._reader: pa.RecordBatchReader = make(BATCH_ROWS)
+            self._first = self._next()
+        except duckdb.Error as error:
+            self.close()
+            raise explained(error, timeout) from error
+        except (OSError, pa.ArrowException) as error:
+            self.close()
+            raise self._broken(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the batches."""
+        schema = self._reader.schema
+        for i in self._numbers:
+            schema = schema.set(i, schema.field(i).with_type(pa.string()))
+        return schema
+
+    def _next(self) -> pa.RecordBatch | None:
+        with self._working:
+            if self._closed:
+                return None
+            try:
+                batch = self._reader.read_next_batch()
+            except StopIteration:
+                return None
+        if not self._numbers:
+            return batch
+        columns = batch.columns
+        for i in self._numbers:
+            columns[i] = _digits(columns[i])
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def _broken(self, error: Exception) -> SinkError:
+        """Arrow hands on DuckDB's errors as text."""
+        text = str(error)
+        kinds = {"INTERRUPT": duckdb.InterruptException, "Interrupted": duckdb.InterruptException,
+                 "Out of Memory": duckdb.OutOfMemoryException}  # fmt: skip
+        for word, kind in kinds.items():
+            if word in text:
+                return explained(kind(text), self._timeout)
+        return explained(duckdb.InvalidInputException(text), self._timeout)
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows; blocks while DuckDB works. Raises SinkError."""
+        batch, self._first = self._first, None
+        while batch is not None:
+            yield batch
+            try:
+                batch = self._next()
+            except duckdb.Error as error:
+                raise explained(error, self._timeout) from error
+            except (OSError, pa.ArrowException) as error:
+                raise self._broken(error) from error
+
+    def close(self) -> None:
+        """Stop the work, wherever it is being done, and end the transaction. Idempotent; waits for the work to stop."""
+        self._timer.cancel()
+        self._closed = True
+        with suppress(duckdb.Error):
+            self._cursor.interrupt()
+        with self._working, suppress(duckdb.Error):
+            self._cursor.close()
+
+    def __enter__(self) -> "Answer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _digits(column: pa.Array) -> pa.Array:
+    """UHUGEINT comes as decimal128, right in its bits alone: read these as unsigned and write the digits."""
+    raw = column.buffers()[1]
+    start = column.offset * 16
+    data = memoryview(raw)[start : start + len(column) * 16] if raw else b""
+    numbers = [str(int.from_bytes(data[i : i + 16], "little")) for i in range(0, len(data), 16)]
+    if column.null_count:
+        valid = column.is_valid().to_pylist()
+        return pa.array([number if ok else None for number, ok in zip(numbers, valid, strict=True)], pa.string())
+    return pa.array(numbers, pa.string())

@@ -1,0 +1,209 @@
+"""The sink: reads both streams, commits, keeps house, answers questions. SIGTERM: what was read is stored first."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+from nats.aio.client import Client
+
+from schemas import subjects
+from sink import api
+from sink.consume import AWAY, Item, Reader, connect, gather, stream_info, take_ready
+from sink.errors import StoreError
+from sink.gaps import HoleWatch
+from sink.history.ledger import rfc3339
+from sink.settings import SinkSettings
+from sink.store import Commit, Store, retention
+
+log = logging.getLogger("ztlens.sink")
+
+TICK = 1.0
+_LAG_SHARE = 0.8
+"""A sink that has this share of what a stream keeps still before it is warned about."""
+
+
+class Sink:
+    """One running sink over an open store."""
+
+    def __init__(self, store: Store, settings: SinkSettings) -> None:
+        self.store = store
+        self.settings = settings
+        self.started = time.time_ns()
+        self.client: Client | None = None
+        self._queue: asyncio.Queue[Item] = asyncio.Queue(settings.fetch * 2)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._readers = {
+            name: Reader(name, store, settings, self._queue, self.write)
+            for name in (subjects.VERDICTS_STREAM, subjects.RECORDS_STREAM)
+        }
+        self._holes = HoleWatch(settings.gap_deadline, time.monotonic)
+        self._last_commit: float | None = None
+        self._trouble = ""
+        self._stopping = False
+        self.api = api.Api(store, settings, self.status)
+
+    async def write(self, work: Any, *args: Any) -> Any:
+        """Run `work` in the one thread that writes."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work, *args)
+
+    async def consume(self) -> None:
+        """Connect and read both streams, for ever."""
+        self.client = await connect(self.settings.nats_url)
+        await asyncio.gather(*(reader.run(self.client) for reader in self._readers.values()))
+
+    async def commit(self) -> None:
+        """Commit what the readers bring, for ever."""
+        while True:
+            await self._store(await gather(self._queue, self.settings))
+
+    async def _store(self, commit: Commit) -> bool:
+        """One commit, tried again until it is through; while stopping only once, for it will be read again."""
+        wait = 0.2
+        while True:
+            try:
+                await self.write(self.store.append, commit)
+            except StoreError as error:
+                if not self._trouble:
+                    log.error("%s (%s)", error, error.hint)
+                self._trouble = str(error)
+                if self._stopping:
+                    return False
+            else:
+                if self._trouble:
+                    log.info("the store takes commits again")
+                self._trouble = ""
+                self._last_commit = time.monotonic()
+                for name in commit.marks:
+                    self._readers[name].committed()
+                return True
+            await asyncio.sleep(wait)
+            wait = min(5.0, wait * 2)
+
+    async def flush(self) -> None:
+        """Commit what is still in the queue."""
+        self._stopping = True
+        while not self._queue.empty():
+            commit = Commit()
+            take_ready(commit, self._queue, self.settings.commit_rows_max)
+            if not await self._store(commit):
+                return
+
+    async def keep_house(self) -> None:
+        """Gaps each second, merging when it is worth it, retention at the start and then at its interval."""
+        next_retention = 0.0
+        while True:
+            try:
+                await self._declare_gaps()
+                await self.write(retention.merge, self.store)
+                if time.monotonic() >= next_retention:
+                    await self.write(retention.apply, self.store, self.settings.keep_age, self.settings.keep_bytes)
+                    next_retention = time.monotonic() + self.settings.retention_interval
+            except StoreError as error:
+                log.error("%s (%s)", error, error.hint)
+            except AWAY:
+                pass  # the readers say so
+            await asyncio.sleep(TICK)
+
+    async def _declare_gaps(self) -> None:
+        holes = await self.write(lambda: self._holes.holes(self.store.state))
+        if not holes or self.client is None:
+            return
+        info = await stream_info(self.client, subjects.VERDICTS_STREAM)
+        ripe = self._holes.ripe(holes, info.last, self._readers[subjects.VERDICTS_STREAM].watermark)
+        if ripe:
+            await self.write(self.store.declare_gaps, ripe)
+
+    async def status(self) -> dict[str, Any]:
+        """The document of GET /api/v1/status."""
+        path = self.settings.database
+        connected = bool(self.client and self.client.is_connected)
+        streams, notices = {}, [self._trouble] if self._trouble else []
+        for name, reader in self._readers.items():
+            entry: dict[str, Any] = {"sequence": reader.watermark, "dead": reader.dead}
+            if connected and self.client:
+                with contextlib.suppress(*AWAY):
+                    info = await asyncio.wait_for(stream_info(self.client, name), 1.0)
+                    entry |= {"last": info.last, "lag": max(0, info.last - reader.watermark), "messages": info.messages}
+                    if info.messages > 100 and entry["lag"] > _LAG_SHARE * info.messages:
+                        notices.append(f"stream {name}: {entry['lag']} messages behind, it keeps {info.messages}")
+            streams[name] = entry
+        if not connected:
+            notices.append("NATS is away")
+        wal = path.with_name(path.name + ".wal")
+        return {
+            "running": True,
+            "pid": os.getpid(),
+            "started": rfc3339(self.started),
+            "nats": {"url": _without_secrets(self.settings.nats_url), "connected": connected},
+            "streams": streams,
+            "counters": self.store.counters.report(),
+            "questions": dict(self.api.counters),
+            "last_commit_seconds": None
+            if self._last_commit is None
+            else round(time.monotonic() - self._last_commit, 3),
+            "database": {
+                "path": str(path),
+                "bytes": path.stat().st_size if path.exists() else 0,
+                "wal_bytes": wal.stat().st_size if wal.exists() else 0,
+            },
+            "notices": notices,
+        }
+
+    async def close(self) -> None:
+        """After the tasks have ended: store what was read, close everything."""
+        await self.flush()
+        if self.client is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(self.client.close(), 2)
+        self.api.close()
+        await self.write(self.store.close)
+        self._writer.shutdown()
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or ''}" + (f":{parts.port}" if parts.port else "")
+
+
+async def run(settings: SinkSettings, ready: asyncio.Event | None = None) -> None:
+    """Be a sink until SIGTERM or SIGINT. `ready` is set once questions are answered.
+
+    Raises SinkError when it cannot start: database in use or of a newer version, socket taken.
+    """
+    store = Store.open(settings)
+    try:
+        listener = api.bind(settings.socket)
+    except BaseException:
+        store.close()
+        raise
+    sink = Sink(store, settings)
+    server = api.server(sink.api.app)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: somebody else stops us
+            loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    tasks = [asyncio.create_task(work) for work in (sink.consume(), sink.commit(), sink.keep_house())]
+    stopping = asyncio.create_task(stop.wait())
+    log.info("sink: %s, answering on %s", settings.database, settings.socket)
+    if ready is not None:
+        ready.set()
+    try:
+        done, _ = await asyncio.wait([serving, stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopping}:
+            task.result()  # none of them ends by itself: whatever it raised is raised here
+    finally:
+        for task in (*tasks, stopping):
+            task.cancel()
+        await asyncio.gather(*tasks, stopping, return_exceptions=True)
+        server.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
+        await sink.close()
+        settings.socket.unlink(missing_ok=True)
