@@ -127,7 +127,7 @@ def _label(text: str, side: str) -> str:
         raise BadInput(f"{text!r} is not a label", "write KEY=VALUE, or KEY for any value")
     match = f"labels[{quoted(key)}]"
     match = f"{match} = {quoted(value)}" if equals else f"{match} IS NOT NULL"
-    return f"{side}_identity IN (SELECT name FROM identities WHERE {match})"
+    return f"(ring, revision, {side}_identity) IN (SELECT (ring, revision, name) FROM identities WHERE {match})"
 
 
 def _port(text: str) -> str:

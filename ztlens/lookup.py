@@ -30,10 +30,8 @@ def _of_database(settings: Settings) -> "History":
     from sink.client import History
 
     found = History.find(settings.run_dir, settings.database)
-    said: dict[str, Any] = found.status()
-    if str(said.get("database", settings.database)) != str(settings.database):
-        return History.on_file(settings.database)
-    return found
+    path = found.status()["database"]["path"]
+    return found if path == str(settings.database) else History.on_file(settings.database)
 
 
 def ask(settings: Settings, sql: str) -> "pyarrow.Table":

@@ -7,9 +7,12 @@ addresses as numbers, with the view's names; `time` is RFC 3339 in UTC.
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ztlens import show, times
+
+if TYPE_CHECKING:
+    from sink.client import History
 
 COLUMNS = (
     "time", "node", "event", "decision", "outcome", "reason", "rule", "revision", "src", "sport", "dst", "dport",
@@ -22,14 +25,24 @@ FLAGS = ("egress", "midstream", "report_only", "untracked", "aggregated", "rever
 Row = dict[str, Any]
 
 
-def select(predicate: str, *, last: int | None = None) -> str:
-    """The one SELECT of `observe`; `time` as ns since 1970, oldest first, the newest `last` rows only."""
+def select(predicate: str) -> str:
+    """The one SELECT of `observe`; `time` as ns since 1970, oldest first."""
     columns = ", ".join("epoch_ns(time) AS time" if name == "time" else name for name in COLUMNS)
-    sql = f"SELECT {columns} FROM verdicts WHERE {predicate}"
+    return f"SELECT {columns} FROM verdicts WHERE {predicate} ORDER BY time, node, ring, position"
+
+
+def recorded(history: "History", predicate: str, last: int | None) -> Iterator[Row]:
+    """What the history holds of it, oldest first; only the newest `last`, unless None. Raises SinkError."""
+    import pyarrow as pa
+
     if last is None:
-        return f"{sql} ORDER BY time, node, ring, position"
-    newest = f"{sql} ORDER BY verdicts.time DESC, node, ring, position DESC LIMIT {last}"
-    return f"SELECT * FROM ({newest}) ORDER BY time, node, ring, position"
+        found = history.sql(select(predicate))
+    elif last == 0:
+        return iter(())
+    else:
+        found = history.recent(predicate, limit=last).select(COLUMNS)
+        found = found.set_column(0, "time", found["time"].cast(pa.int64()))
+    return show.records(found)
 
 
 def judgement(row: Row) -> str:

@@ -28,7 +28,7 @@ FIELDS = ["index", "src", "dst", "sport", "dport", "proto", "decision", "reason"
           "dst_identity", "outcome", "direction", "event"]  # fmt: skip
 WEB = dict(src="10.0.1.10", dst="10.0.2.5")
 BACK = dict(src="10.0.2.5", dst="10.0.1.10")
-LONG = "decision reason rule src_identity dst_identity outcome direction event".split()
+LONG = ["decision", "reason", "rule", "src_identity", "dst_identity", "outcome", "direction", "event"]
 
 
 def malformed() -> Packet:
@@ -41,7 +41,8 @@ PACKETS: list[tuple[Packet, str, str]] = [
      "allow rule web-to-db frontend database passed original new"),
     (Ether() / IP(**BACK) / TCP(sport=5432, dport=4000, flags="SA"), "10.0.1.10 10.0.2.5 4000 5432 tcp",
      "allow rule web-to-db frontend database passed reply sample"),
-    (Ether() / IP(**WEB) / TCP(sport=4000, dport=5432, flags="A") / Raw(b"x" * 9000), "10.0.1.10 10.0.2.5 4000 5432 tcp",
+    (Ether() / IP(**WEB) / TCP(sport=4000, dport=5432, flags="A") / Raw(b"x" * 9000),
+     "10.0.1.10 10.0.2.5 4000 5432 tcp",
      "allow rule web-to-db frontend database passed original sample"),
     (Ether() / IP(src="10.0.1.11", dst="10.0.2.5") / TCP(sport=4000, dport=22, flags="S"),
      "10.0.1.11 10.0.2.5 4000 22 tcp", "deny rule no-ssh world database {drop} original new"),

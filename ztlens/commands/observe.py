@@ -9,7 +9,7 @@ from ztlens.command import installation
 from ztlens.config import Settings
 from ztlens.errors import BadInput
 from ztlens.filters import Filters, predicate
-from ztlens.verdicts import FORMATS, Printer, Row, select
+from ztlens.verdicts import FORMATS, Printer, Row, recorded
 
 LAST = 20
 """Verdicts shown when neither a time nor a number was asked for."""
@@ -74,7 +74,7 @@ def observe(
     import asyncio
 
     url = running.nats_url(settings)
-    asyncio.run(_follow(settings, url, found, last, printer, recorded=last is not None or bool(since)))
+    asyncio.run(_follow(settings, url, found, last, printer, look_back=last is not None or bool(since)))
 
 
 def _several(given: Words) -> tuple[str, ...]:
@@ -83,13 +83,11 @@ def _several(given: Words) -> tuple[str, ...]:
 
 
 def _recorded(settings: Settings, found: str, limit: int | None) -> Any:
-    from ztlens import show
-
-    return show.records(lookup.ask(settings, select(found, last=limit)))
+    return recorded(lookup.history(settings), found, limit)
 
 
 async def _follow(
-    settings: Settings, url: str, found: str, last: int | None, printer: Printer, *, recorded: bool
+    settings: Settings, url: str, found: str, last: int | None, printer: Printer, *, look_back: bool
 ) -> None:
     """Live verdicts; before them the recorded ones, if asked for. None twice: the subscription is there first."""
     import asyncio
@@ -97,7 +95,7 @@ async def _follow(
     from ztlens.live import follow
 
     async def before() -> list[Row]:
-        if not recorded:
+        if not look_back:
             return []
         return list(await asyncio.to_thread(_recorded, settings, found, last))
 

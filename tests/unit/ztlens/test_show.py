@@ -165,16 +165,3 @@ def test_a_table_of_verdicts(capsys: pytest.CaptureFixture[str]) -> None:
         "bytes",
     ]  # fmt: skip
     assert len(lines) == 2
-
-
-def test_of_the_newest_rows_the_oldest_comes_first() -> None:
-    connection = duckdb.connect()
-    columns = ", ".join(f"0 AS {name}" for name in verdicts.COLUMNS if name not in ("time", "position"))
-    connection.execute(
-        f"CREATE VIEW verdicts AS SELECT make_timestamp_ns(n * 7) AS time, n AS position, {columns} FROM range(9) t(n)"
-    )
-    found = connection.execute(verdicts.select("position < 7", last=3)).to_arrow_table().to_pylist()
-    assert [(row["time"], row["position"]) for row in found] == [(28, 4), (35, 5), (42, 6)]
-    assert tuple(found[0]) == verdicts.COLUMNS
-    every = connection.execute(verdicts.select("TRUE")).to_arrow_table()
-    assert every.column("position").to_pylist() == list(range(9))
