@@ -116,6 +116,10 @@ static __always_inline void judge(struct answer *answer, const struct packet *p,
 	__builtin_memset(answer, 0, sizeof(*answer));
 	answer->sample = config->sample;
 	answer->reversed = ways == WAY_REVERSED;
+	classify(&p->src, slot, p->family, &source);
+	classify(&p->dst, slot, p->family, &destination);
+	answer->src_identity = answer->reversed ? destination.identity : source.identity;
+	answer->dst_identity = answer->reversed ? source.identity : destination.identity;
 	rule = builtin(p);
 	if (rule && (s->builtins >> (rule - RULE_BUILTIN_NDP)) & 1) {
 		answer->verdict = pack(epoch, rule, REASON_BUILTIN, 0);
@@ -125,8 +129,6 @@ static __always_inline void judge(struct answer *answer, const struct packet *p,
 		answer->verdict = pack(epoch, RULE_NO_POLICY, REASON_NO_POLICY, 0);
 		return;
 	}
-	classify(&p->src, slot, p->family, &source);
-	classify(&p->dst, slot, p->family, &destination);
 #pragma clang loop unroll(disable)
 	for (u32 way = 0; way < 2; way++) {
 		u32 reversed = way, from, to, *port, word = 0;
