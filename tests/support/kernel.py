@@ -56,7 +56,9 @@ def compiled(
     for i, (address, length, identity, source, destination) in enumerate(prefixes):
         table[i] = (4, length, np.void(bytes(12) + socket.inet_aton(address)), identity, source, destination)
     words = max(1, -(-rules // 64))
-    vectors = [numbers.integers(0, 2**63, (classes, words), np.uint64) for _ in range(3)]
+    bits = numbers.integers(0, 2, (3, classes, words * 64), np.uint8)
+    bits[:, :, rules:] = 0
+    vectors = np.packbits(bits, axis=2, bitorder="little").view(np.uint64)
     what = np.zeros(rules, dtype(RULE))
     what["decision"], what["sample"] = Decision.ALLOW, np.arange(rules)
     slot = np.zeros((), dtype(SLOT))

@@ -1,0 +1,147 @@
+"""Policies in the kernel's tables: what was compiled is there, in its slot, and nothing of the slot's last tenant."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from collector.errors import KernelError
+from collector.kernel import slots
+from collector.kernel.private import PrivateDatapath, private_datapath
+from schemas.codes import Mode, RuleId
+from schemas.structs import PORTS_PER_SLOT
+from tests.support.kernel import compiled, udp_frame
+
+KNOBS = {"FLOWS_MAX": 1024, "RING_BYTES": 65_536, "RULES_MAX": 128, "CLASSES_MAX": 16, "PREFIXES_MAX": 64}
+
+
+@pytest.fixture
+def datapath() -> Iterator[PrivateDatapath]:
+    with private_datapath(KNOBS) as datapath:
+        yield datapath
+
+
+def tables(datapath: PrivateDatapath, slot: int) -> dict[str, Any]:
+    handle = datapath.handle
+    keys, values = handle.ipcache.read()
+    mine = keys["slot"] == slot
+    ipcache = zip(keys[mine], values[mine], strict=True)
+    return {
+        "ports": handle.ports.values[slot * PORTS_PER_SLOT : (slot + 1) * PORTS_PER_SLOT].copy(),
+        **{
+            name: getattr(handle, name).values[slot * 16 : (slot + 1) * 16].copy()
+            for name in ("source_rules", "destination_rules", "port_rules")
+        },
+        "rules": handle.rules.values[slot * 128 : (slot + 1) * 128].copy(),
+        "slot": handle.config.values["slots"][0, slot].copy(),
+        "ipcache": {(int(k["prefixlen"]), bytes(k["addr"])): tuple(v.tolist()) for k, v in ipcache},
+    }  # fmt: skip
+
+
+def test_every_table_holds_what_was_compiled(datapath: PrivateDatapath) -> None:
+    policy = compiled(
+        prefixes=[("10.0.0.0", 8, 16, 1, 2), ("10.1.2.3", 32, 17, 3, 4), ("0.0.0.0", 0, 0, 5, 6)],
+        rules=70, classes=9, seed=1,
+    )  # fmt: skip
+    datapath.apply(policy, 1)
+    there = tables(datapath, 1)
+    assert np.array_equal(there["ports"], policy.ports)
+    for name in ("source_rules", "destination_rules", "port_rules"):
+        wanted = np.zeros((16, 2), np.uint64)
+        wanted[:9] = getattr(policy, name)
+        assert np.array_equal(there[name], wanted)
+    assert np.array_equal(there["rules"][:70], policy.rules)
+    assert not there["rules"][70:].view(np.uint8).any()
+    assert there["slot"].tobytes() == policy.slot.tobytes()
+
+    def v4(address: str) -> bytes:
+        return bytes(12) + socket.inet_aton(address)
+
+    assert there["ipcache"] == {
+        (32 + 96 + 8, v4("10.0.0.0")): (16, 1, 2),
+        (32 + 96 + 32, v4("10.1.2.3")): (17, 3, 4),
+        (32 + 96, v4("0.0.0.0")): (0, 5, 6),
+    }
+
+
+def test_the_next_tenant_of_a_slot_finds_it_empty(datapath: PrivateDatapath) -> None:
+    datapath.apply(compiled(prefixes=[("10.0.0.0", 8, 1, 1, 1)], rules=128, classes=16, seed=1), 1)
+    datapath.apply(compiled(prefixes=[("10.9.0.0", 16, 2, 2, 2)], rules=3, classes=2, seed=2), 2)
+    second = tables(datapath, 0)
+    small = compiled(prefixes=[("10.8.0.0", 16, 3, 3, 3)], rules=1, classes=1, seed=3)
+    datapath.apply(small, 3)
+    third = tables(datapath, 1)
+    assert len(third["ipcache"]) == 1
+    assert not third["source_rules"][1:].any()
+    assert not third["rules"][1:].view(np.uint8).any()
+    # The other slot, which in-flight packets may still be judged by, is as it was.
+    again = tables(datapath, 0)
+    assert all(np.array_equal(second[name], again[name]) for name in second if name != "ipcache")
+    assert second["ipcache"] == again["ipcache"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "what"),
+    [
+        ({"rules": 129}, "129 rules"),
+        ({"classes": 17}, "17 source classes"),
+        ({"prefixes": [(f"10.0.0.{i}", 32, 1, 1, 1) for i in range(65)]}, "65 prefixes"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_changes_nothing(
+    datapath: PrivateDatapath, policy: dict[str, Any], what: str
+) -> None:
+    before = tables(datapath, 1)
+    with pytest.raises(KernelError, match=what):
+        datapath.apply(compiled(**policy), 1)
+    after = tables(datapath, 1)
+    assert datapath.revision == 0
+    assert all(np.array_equal(before[name], after[name]) for name in before if name != "ipcache")
+    assert after["ipcache"] == {}
+
+
+def test_both_slots_share_the_room_for_prefixes(datapath: PrivateDatapath) -> None:
+    half = [(f"10.0.0.{i}", 32, 1, 1, 1) for i in range(40)]
+    datapath.apply(compiled(prefixes=half), 1)
+    with pytest.raises(KernelError, match="80 prefixes"):
+        datapath.apply(compiled(prefixes=half), 2)
+    assert datapath.revision == 1
+    datapath.apply(compiled(prefixes=half[:24]), 2)
+    datapath.apply(compiled(prefixes=half), 3)
+    assert len(datapath.handle.ipcache.read()[0]) == 64
+
+
+def test_a_table_that_reads_back_wrong_is_never_switched_to(
+    datapath: PrivateDatapath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = compiled(prefixes=[("10.0.0.0", 8, 1, 1, 1)], rules=2)
+    monkeypatch.setattr(slots, "_replace", lambda *_: None)
+    with pytest.raises(KernelError, match="read back"):
+        datapath.apply(policy, 1)
+    assert datapath.revision == 0
+
+
+def test_the_epoch_is_one_word(datapath: PrivateDatapath) -> None:
+    datapath.set_mode(Mode.ENFORCE)
+    datapath.apply(compiled(), 1)
+    assert int(datapath.handle.config.values["epoch"][0]) == 1 << 32 | 1
+
+
+def test_counters_are_kept_by_slot_and_revision(datapath: PrivateDatapath) -> None:
+    frame = udp_frame("10.0.0.1", 1, "10.0.0.2", 53, bytes(18))
+    for _ in range(3):
+        datapath.run(frame)
+    datapath.apply(compiled(), 1)  # no rules, default deny
+    for _ in range(4):
+        datapath.run(frame)
+    datapath.apply(compiled(), 2)
+    for _ in range(5):
+        datapath.run(frame)
+    assert datapath.rule_counters(0)["packets_passed"][RuleId.NO_POLICY] == 3
+    assert datapath.rule_baseline(0)["packets_passed"][RuleId.NO_POLICY] == 3
+    assert datapath.rule_counters(1)["packets_passed"][RuleId.DEFAULT] == 4
+    assert datapath.rule_counters(0)["packets_passed"][RuleId.DEFAULT] == 5
+    assert datapath.rule_baseline(0)["packets_passed"][RuleId.DEFAULT] == 0
+    assert len(datapath.rule_counters(0)) == 128 + RuleId.FIRST
