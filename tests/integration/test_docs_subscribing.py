@@ -176,9 +176,7 @@ async def test_batches_kept_by_jetstream(server: Server, tmp_path: Path) -> None
     async with program(unbuffered(PROGRAMS[name]), tmp_path, server.url) as process:
         assert await lines(process, shown(name).count("\n")) == shown(name)
         await client.jetstream().publish(subjects.verdicts("n1"), packed(batch_rows()[:1], 3 * STRIDE))
-        assert await lines(process, 2) == "".join(
-            ["n1 r1 360 480 rows 1\n", shown(name).splitlines(keepends=True)[1]]
-        )
+        assert await lines(process, 2) == "".join(["n1 r1 360 480 rows 1\n", shown(name).splitlines(keepends=True)[1]])
     await client.close()
 
 

@@ -1,4 +1,4 @@
-"""docs/policy.md: its policies mean what it says, its mistakes are refused as it shows; YAML of all documents parses."""
+"""docs/policy.md: its policies mean what it says, its mistakes are refused as it shows; all documents' YAML parses."""
 
 import ipaddress
 import re
