@@ -59,22 +59,28 @@ class Lock:
     def __init__(self, pins: Path) -> None:
         """Raises KernelError naming the holder."""
         LOCKS.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = LOCKS / (str(pins).strip("/").replace("/", "-") + ".lock")
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "?"
-            os.close(self._fd)
-            raise KernelError(
-                f"a collector (process {holder}) already owns {pins}",
-                "stop it with `ztlens down`, or use another instance",
-            ) from error
+        self._path = LOCKS / (str(pins).strip("/").replace("/", "-") + ".lock")
+        while True:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "?"
+                os.close(self._fd)
+                raise KernelError(
+                    f"a collector (process {holder}) already owns {pins}",
+                    "stop it with `ztlens down`, or use another instance",
+                ) from error
+            if os.fstat(self._fd).st_nlink:
+                break
+            os.close(self._fd)  # its last owner took the file away between our opening and locking it
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
+        """Let it go and leave no file; idempotent."""
         if self._fd >= 0:
+            self._path.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
 

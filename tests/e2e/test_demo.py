@@ -70,10 +70,10 @@ class Demo:
 
     def remains(self) -> list[str]:
         """Whatever of it is still there."""
-        found = [path.name for path in NETNS_DIR.glob(f"ztd{self.pid}-*")] if NETNS_DIR.exists() else []
-        named = [config.PINS / f"demo-{self.pid}", config.RUN / f"demo-{self.pid}"]
-        named += [leftovers.RECORDS / f"demo-{self.pid}.json", *self.folder.iterdir()]
-        return found + [str(path) for path in named if path.exists()] + self.processes()
+        mark = re.compile(rf"(demo-|ztd){self.pid}\b")
+        folders = (NETNS_DIR, config.PINS, config.RUN, leftovers.RECORDS)
+        found = [str(path) for folder in folders if folder.exists() for path in folder.iterdir()]
+        return [path for path in found if mark.search(path)] + list(map(str, self.folder.iterdir())) + self.processes()
 
 
 def command_lines() -> Iterator[str]:

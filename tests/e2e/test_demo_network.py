@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.netns import call_in, wait_for
+from ztlens import config
 from ztlens.demo import clients, leftovers, netns, servers
 from ztlens.demo.network import MACHINES, DemoNetwork
 from ztlens.demo.traffic import Traffic
@@ -84,12 +85,13 @@ def test_create_refuses_taken_names_and_leaves_them(demo_network: DemoNetwork) -
 
 def test_reclaim_takes_what_a_dead_run_recorded_and_nothing_else(demo_network: DemoNetwork, tmp_path: Path) -> None:
     records, kept, lost = tmp_path / "records", tmp_path / "kept", tmp_path / "lost"
+    pins = config.PINS / demo_network.prefix  # nothing was pinned yet
     kept.mkdir()
     lost.mkdir()
-    alive = leftovers.Record("alive", ["no-such-namespace"], [kept], records)
+    alive = leftovers.Record("alive", ["no-such-namespace"], pins, [kept], records)
     child = os.fork()
     if not child:  # a run that is killed: its record stays, its lock goes
-        leftovers.Record("dead", demo_network.namespaces, [lost], records)
+        leftovers.Record("dead", demo_network.namespaces, pins, [lost], records)
         os._exit(0)
     os.waitpid(child, 0)
     assert leftovers.reclaim(records) == ["dead"]

@@ -98,9 +98,11 @@ def test_each_kind_shows_once_then_a_few(capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setattr(live.time, "monotonic", lambda: now)
     highlights = live.Highlights()
     highlights.write([row() for _ in range(100)] + [row(rule="other", event="end"), row(event="end")])
-    burst = int(live.LONGEST_BURST)
+    burst = int(live.LINES_A_SECOND["allow"] * live.BURST_SECONDS)
     assert len(capsys.readouterr().out.splitlines()) == 1 + burst + 1
     assert highlights.held_back == 102 - burst - 2
     now += 1.0
     highlights.write([row() for _ in range(100)])
-    assert len(capsys.readouterr().out.splitlines()) == int(live.LINES_A_SECOND)
+    assert len(capsys.readouterr().out.splitlines()) == int(live.LINES_A_SECOND["allow"])
+    highlights.write([row(decision="deny") for _ in range(100)])  # these do not wait for the others
+    assert len(capsys.readouterr().out.splitlines()) == 1 + int(live.LINES_A_SECOND["deny"] * live.BURST_SECONDS)

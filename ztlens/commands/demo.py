@@ -10,7 +10,7 @@ from ztlens.command import installation
 from ztlens.config import Settings
 from ztlens.errors import NO, BadInput
 
-FIXED = ("instance", "run_dir", "nats")
+FIXED = ("instance", "run_dir", "database", "nats")
 
 
 def add(app: typer.Typer) -> None:

@@ -12,13 +12,16 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from collector.errors import KernelError
+from collector.kernel.removal import remove_datapath
+from ztlens import show
 from ztlens.demo import netns
 
 RECORDS = Path("/run/ztlens-demo")
 
 
 def remove_paths(paths: Sequence[str | Path]) -> None:
-    """Delete files and whole directories (pins too), as far as they are there."""
+    """Delete files and whole directories, as far as they are there."""
     for path in map(Path, paths):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -27,10 +30,10 @@ def remove_paths(paths: Sequence[str | Path]) -> None:
 
 
 class Record:
-    """What a run owns: `namespaces` by full name, `paths` wholly its own. Held from `__init__` to `close`."""
+    """What a run owns: `namespaces` by full name, `pins`, `paths` wholly its own. Held from `__init__` to `close`."""
 
     def __init__(
-        self, name: str, namespaces: Sequence[str], paths: Sequence[str | Path], folder: Path = RECORDS
+        self, name: str, namespaces: Sequence[str], pins: Path, paths: Sequence[Path], folder: Path = RECORDS
     ) -> None:
         self._path = folder / f"{name}.json"
         fresh = self._path.with_suffix(".new")
@@ -40,7 +43,7 @@ class Record:
                 self._descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
                 break
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        content = {"pid": os.getpid(), "namespaces": list(namespaces), "paths": [str(path) for path in paths]}
+        content = {"namespaces": list(namespaces), "pins": str(pins), "paths": [str(path) for path in paths]}
         os.write(self._descriptor, json.dumps(content).encode())
         fresh.rename(self._path)  # locked before anybody can see it
 
@@ -53,7 +56,10 @@ class Record:
 
 
 def reclaim(folder: Path = RECORDS) -> list[str]:
-    """Take away what dead runs left; the names of those runs. Raises NetworkError; the record then stays."""
+    """Take away what dead runs left; the names of those runs.
+
+    A run whose collector is still ending is left to the next call. Raises NetworkError; the record stays.
+    """
     reclaimed = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -65,6 +71,7 @@ def reclaim(folder: Path = RECORDS) -> list[str]:
             if not path.exists():
                 continue
             content = json.loads(path.read_text())
+            remove_datapath(Path(content["pins"]))
             for name in reversed(content["namespaces"]):
                 netns.delete_namespace(name)
             remove_paths(content["paths"])
@@ -72,6 +79,8 @@ def reclaim(folder: Path = RECORDS) -> list[str]:
             reclaimed.append(path.stem)
         except BlockingIOError:
             continue  # it lives
+        except KernelError as error:
+            show.say(f"what {path.stem} left behind stays for now: {error}")
         finally:
             os.close(descriptor)
     with contextlib.suppress(OSError):

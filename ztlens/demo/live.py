@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from ztlens import show, verdicts
 
-LINES_A_SECOND = 8.0
-LONGEST_BURST = 16.0
+LINES_A_SECOND = {"deny": 5.0, "allow": 3.0}
+"""Denials have an allowance of their own: they are what people came for."""
+BURST_SECONDS = 2.0
 
 
 class Highlights:
@@ -18,14 +19,16 @@ class Highlights:
     def __init__(self) -> None:
         self.held_back = 0
         self._seen: set[tuple[object, ...]] = set()
-        self._tokens = LONGEST_BURST
-        self._filled = time.monotonic()
+        self._tokens = dict.fromkeys(LINES_A_SECOND, 0.0)
+        self._filled = time.monotonic() - BURST_SECONDS
         self._colour = show.coloured()
 
     def write(self, rows: Iterable[verdicts.Row]) -> None:
         """Some verdicts, oldest first."""
         now = time.monotonic()
-        self._tokens = min(LONGEST_BURST, self._tokens + (now - self._filled) * LINES_A_SECOND)
+        for decision, rate in LINES_A_SECOND.items():
+            grown = self._tokens[decision] + (now - self._filled) * rate
+            self._tokens[decision] = min(rate * BURST_SECONDS, grown)
         self._filled = now
         lines = [verdicts.compact(row, self._colour) for row in rows if self._wanted(row)]
         if lines:
@@ -36,8 +39,8 @@ class Highlights:
         if kind not in self._seen:
             self._seen.add(kind)
             return True
-        if row["event"] == "new" and self._tokens >= 1:
-            self._tokens -= 1
+        if row["event"] == "new" and self._tokens[row["decision"]] >= 1:
+            self._tokens[row["decision"]] -= 1
             return True
         self.held_back += 1
         return False

@@ -82,7 +82,7 @@ async def run(options: Options) -> Outcome:
     state = state_directory(options.state)
     settings = settings_of(name, network, state, enforce=options.enforce)
     own_state = [] if options.keep or options.state else [state]
-    record = leftovers.Record(name, network.namespaces, [settings.run_dir, settings.pins, *own_state])
+    record = leftovers.Record(name, network.namespaces, settings.pins, [settings.run_dir, *own_state])
     one = Up(settings)
     one.stopping = stopping
     unwanted: list[Path] = [] if options.state else [state]
@@ -94,10 +94,7 @@ async def run(options: Options) -> Outcome:
         try:
             await asyncio.to_thread(network.delete)
         finally:
-            leftovers.remove_paths([settings.run_dir, settings.pins, *unwanted])
-            for parent in (config.RUN, config.PINS):
-                with contextlib.suppress(OSError):
-                    parent.rmdir()
+            leftovers.remove_paths([settings.run_dir, *unwanted])
             record.close()
     return Outcome(summary, None if own_state else state)
 

@@ -50,7 +50,8 @@ def summarise(history: History) -> dict[str, Any]:
         "families": {key: totals[key] for key in ("ipv4", "ipv6")},
         "top_denied": list(show.records(history.sql(TOP_DENIED))),
         "by_rule": list(show.records(history.sql(BY_RULE))),
-        "balanced": bool(ledger["balanced"]),
+        # Exact, so of rings that were closed: one still in use may differ by what is on its way.
+        "balanced": bool(ledger["balanced"] and ledger["rings"] and all(ring["final"] for ring in ledger["rings"])),
         "ledger": ledger,
     }
 
@@ -67,14 +68,10 @@ def write(document: Mapping[str, Any], *, enforced: bool) -> None:
     print("\nMost denied")
     _table(document["top_denied"])
     print("\nLedger: every packet and event accounted for" if document["balanced"] else "\nLedger: DOES NOT BALANCE")
-    for node in document["ledger"].get("rings", document["ledger"].get("nodes", [])):
-        packets, events = node["packets"], node["events"]
-        print(
-            "  packets  " + ", ".join(f"{name} {value:,}" for name, value in packets.items() if isinstance(value, int))
-        )
-        print(
-            "  events   " + ", ".join(f"{name} {value:,}" for name, value in events.items() if isinstance(value, int))
-        )
+    for ring in document["ledger"]["rings"]:
+        for name in ("packets", "events"):
+            counts = ", ".join(f"{key} {n:,}" for key, n in ring[name].items() if type(n) is int)
+            print(f"  {name:7}  {counts}")
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
