@@ -1,14 +1,19 @@
 """Take everything down, whatever is left of it: a running `up`, a lone collector, or the pins of one that died."""
 
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from collector.errors import CollectorError
 from ztlens import running
 from ztlens.config import Settings
 from ztlens.errors import Missing
 
 PATIENCE = 180.0
+"""Seconds for a running `up` or collector to end in order."""
+ENDING = 20.0
+"""Seconds in which a collector that was sent SIGTERM is gone."""
 
 
 def down(settings: Settings, report: Callable[[str], None]) -> bool:
@@ -21,14 +26,23 @@ def down(settings: Settings, report: Callable[[str], None]) -> bool:
                 f"process {info.get('pid', '?')} did not end within {PATIENCE:.0f} s", "its own output says why"
             )
         return True
-    if _ask_collector(settings.run_dir):
-        report("the collector has detached and drained")
+    deadline = time.monotonic() + ENDING
+    while True:
+        if _ask_collector(settings.run_dir):
+            report("the collector has detached and drained")
+            return True
+        try:
+            unread = clean_up(settings)
+        except CollectorError as error:
+            # A collector that is starting or ending owns the pins and does not listen: in a moment it does, or is gone.
+            if "already owns" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+            continue
+        if unread is None:
+            return False
+        report("took away the kernel side that a dead collector left" + lost(unread))
         return True
-    unread = clean_up(settings)
-    if unread is None:
-        return False
-    report("took away the kernel side that a dead collector left" + lost(unread))
-    return True
 
 
 def _ask_collector(run_dir: Path) -> bool:

@@ -8,6 +8,7 @@ from ztlens.errors import BadInput, Missing
 
 if TYPE_CHECKING:
     import pyarrow
+
     from sink.client import History
 
 

@@ -186,8 +186,8 @@ class Up:
 
 
 def _nats_line_worth_telling(line: str) -> bool:
-    """nats-server's log is long; only what is wrong concerns people."""
-    return any(level in line for level in ("[WRN]", "[ERR]", "[FTL]"))
+    """nats-server's log is long; only what is wrong concerns people. (The file with the password is 0600.)"""
+    return any(level in line for level in ("[WRN]", "[ERR]", "[FTL]")) and "Plaintext passwords" not in line
 
 
 def settled(ledger: dict[str, Any], node: str, closed: str | None) -> bool:

@@ -7,7 +7,7 @@ addresses as numbers, with the view's names; `time` is RFC 3339 in UTC.
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ztlens import show, times
 
@@ -104,11 +104,19 @@ def block(row: Row) -> str:
     return "\n".join(f"{name:>18}: {'' if value is None else value}" for name, value in plain(row).items())
 
 
+class SupportsWrite(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> object: ...
+    def flush(self) -> object: ...
+
+
 class Printer:
     """Writes verdicts as they come; a table needs all of them, so it is written by `close`."""
 
-    def __init__(self, output: str) -> None:
+    def __init__(self, output: str, out: SupportsWrite | None = None) -> None:
         self.output = output
+        self._out = out
         self._rows: list[Row] = []
         self._colour = show.coloured()
         self._first = True
@@ -120,8 +128,9 @@ class Printer:
             return
         lines = [self._text(row) for row in rows]
         if lines:
-            sys.stdout.write("\n".join(lines) + "\n")
-            sys.stdout.flush()
+            out = self._out or sys.stdout
+            out.write("\n".join(lines) + "\n")
+            out.flush()
 
     def _text(self, row: Row) -> str:
         if self.output == "json":

@@ -150,8 +150,12 @@ def _status_rows(state: dict[str, Any]) -> list[tuple[str, str]]:
     if sink is None:
         rows.append(("sink", "does not answer"))
     else:
-        plain = {name: value for name, value in sink.items() if isinstance(value, str | int | float)}
-        rows.append(("sink", ", ".join(f"{name} {value}" for name, value in plain.items())))
+        database = sink.get("database") or {}
+        lag = sum(stream.get("lag") or 0 for stream in (sink.get("streams") or {}).values())
+        rows.append(
+            ("sink", f"{database.get('path')}, {times.amount(database.get('bytes', 0))}, {lag} messages behind")
+        )
+        rows += [("notice", one_line(notice)) for notice in sink.get("notices", [])]
     return rows
 
 

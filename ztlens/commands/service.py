@@ -62,9 +62,10 @@ def up(
 
     async def live(running: "Up") -> None:
         from ztlens.live import follow
+        from ztlens.screen import Screen
         from ztlens.verdicts import Printer
 
-        await follow(running.url, "TRUE", Printer(output).write)
+        await follow(running.url, "TRUE", Printer(output, Screen()).write)
 
     one = Up(settings)
 
@@ -173,7 +174,6 @@ def sink(settings: Settings) -> None:
     import asyncio
 
     from sink.service import run
-
     from sink.settings import SinkSettings
 
     _log()
