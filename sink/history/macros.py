@@ -12,7 +12,7 @@ def _groups(half: str) -> str:
 
 
 def _compressed(text: str) -> str:
-    """RFC 5952, 4.2: `text` (`:g1:…:g8:`) with the longest run of two zero groups or more, the first if equal, as `::`."""
+    """RFC 5952, 4.2: `text` (`:g1:…:g8:`), its longest run of two or more zero groups, the first if equal, as `::`."""
     cases = " ".join(
         f"WHEN contains({text}, '{':0' * run}:') THEN regexp_replace({text}, '{':0' * run}:', '::')"
         for run in range(8, 1, -1)

@@ -1,0 +1,120 @@
+"""A sink in a process of its own, to be killed and started again."""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sink.client import History
+from sink.errors import SinkError
+from sink.settings import SinkSettings
+
+
+def settings(directory: Path, url: str, **fields: Any) -> SinkSettings:
+    """A sink below `directory`: short deadlines, everything else as in service."""
+    given: dict[str, Any] = {"gap_deadline": 1.0} | fields
+    return SinkSettings(database=directory / "history.duckdb", nats_url=url, run_dir=directory / "run", **given)
+
+
+def wait_for(true: Callable[[], Any], what: str, deadline: float = 60.0) -> Any:
+    """Ask again and again; what `true` gave once it was true. A SinkError counts as not yet."""
+    end = time.monotonic() + deadline
+    last: object = None
+    while time.monotonic() < end:
+        try:
+            last = true()
+            if last:
+                return last
+        except SinkError as error:
+            last = error
+        time.sleep(0.02)
+    raise AssertionError(f"not within {deadline:g} s: {what}; last: {last}")
+
+
+class SinkProcess:
+    """`with SinkProcess(settings(tmp_path, url)) as sink:` – started, answering; SIGTERM at the end."""
+
+    def __init__(self, given: SinkSettings) -> None:
+        self.settings = given
+        self.process: subprocess.Popen[bytes] | None = None
+        self._log = given.database.parent / "sink.log"
+
+    def start(self, wait: bool = True) -> None:
+        """Start; with `wait` return when it answers."""
+        given = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(self.settings).items()}
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.sinks", json.dumps(given)],
+                stdout=log, stderr=log, cwd=Path(__file__).parents[2],
+            )  # fmt: skip
+        if wait:
+            wait_for(self._answers, "the sink answers")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"the sink ended with {self.process.returncode}:\n{self.log()}")
+        return bool(self.ask(lambda history: history.status())["running"])
+
+    def ask(self, question: Callable[[History], Any]) -> Any:
+        """Give `question` a History of this sink."""
+        with History.over_socket(self.settings.socket) as history:
+            return question(history)
+
+    def value(self, sql: str) -> Any:
+        """The one value of a question."""
+        return self.ask(lambda history: history.sql(sql).column(0)[0].as_py())
+
+    def log(self) -> str:
+        """All it has written."""
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.end(signal.SIGKILL)
+
+    def end(self, how: signal.Signals = signal.SIGTERM, deadline: float = 30.0) -> int:
+        """Send a signal and wait; the exit status."""
+        assert self.process is not None
+        process, self.process = self.process, None
+        process.send_signal(how)
+        return process.wait(deadline)
+
+    def __enter__(self) -> "SinkProcess":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process is not None:
+            self.end(signal.SIGTERM if kind is None else signal.SIGKILL)
+
+
+def main() -> int:
+    """Be the sink that the first argument describes."""
+    from sink import service  # noqa: PLC0415 (only the process needs it)
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    given = json.loads(sys.argv[1])
+    for name in ("database", "run_dir"):
+        given[name] = Path(given[name])
+    try:
+        asyncio.run(service.run(SinkSettings(**given)))
+    except SinkError as error:
+        print(f"{error}\n{error.hint}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
