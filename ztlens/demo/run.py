@@ -146,6 +146,8 @@ async def _watch(one: Up, highlights: Highlights) -> None:
 
     try:
         await follow(one.url, "TRUE", highlights.write)
+    except BrokenPipeError:
+        pass  # nobody reads any more
     except Exception as error:  # people miss lines; the history does not
         show.say(f"live verdicts: {one_line(str(error)) or type(error).__name__}")
 
