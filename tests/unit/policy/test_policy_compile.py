@@ -156,14 +156,14 @@ rules: [{from: [net, 10.0.0.0/9, 192.0.2.1], to: [10.1.2.3, 10.1.0.0/16], from_e
     assert kept == [(v4("10.0.0.0"), 8), (v4("10.1.0.0"), 16)]
 
 
-def test_rule_number_4000_is_found_behind_62_empty_words() -> None:
-    """More than 64 words need a second word of summary: rule 4,200 stands in word 65."""
+def test_first_of_rules_far_apart() -> None:
+    """More than 64 words need a second word of summary: rules from 4,096 on stand there. `z`, the last, always fits."""
     rules = "".join(f"  - {{name: r{i:04}, from: 10.{i >> 8}.{i & 255}.1, action: allow}}\n" for i in range(4300))
-    policy = compiled(f"version: 1\nrules:\n{rules}")
+    policy = compiled(f"version: 1\nrules:\n{rules}  - {{name: z, action: allow}}\n")
     assert policy.sizes()["words"] == 68
     found = [judge(policy, f"10.{i >> 8}.{i & 255}.1", "::1").rule for i in (0, 63, 64, 4095, 4096, 4200, 4299)]
     assert found == ["r0000", "r0063", "r0064", "r4095", "r4096", "r4200", "r4299"]
-    assert judge(policy, "10.0.0.2", "::1").rule == "default"
+    assert judge(policy, "10.0.0.2", "::1").rule == "z"
 
 
 CAPACITY = [

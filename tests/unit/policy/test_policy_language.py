@@ -96,6 +96,15 @@ def test_an_address_matches_by_every_identity_it_is_in() -> None:
     assert judge(compiled(text), OTHER, OUT) == Judgement("allow", "rule", "a", "all", "world")
 
 
+@pytest.mark.parametrize("inner", ["10.0.2.0", "10.0.2.255", "10.0.2.0/25", "10.0.2.128/25", "10.0.2.0/24"])
+def test_a_prefix_at_either_end_of_an_identity_is_still_in_it(inner: str) -> None:
+    address = inner.partition("/")[0]
+    rules = f"[{{name: a, from: db, action: allow}}, {{name: d, from: {inner}, ports: tcp, action: deny}}]"
+    text = f"{IDENTITIES}rules: {rules}"
+    assert judge(compiled(text), address, OUT, 17) == Judgement("allow", "rule", "a", "db", "world")
+    assert judge(compiled(text), address, OUT, 6) == Judgement("deny", "rule", "d", "db", "world")
+
+
 CREDIT = [
     (["allow z", "allow a"], ("allow", "a", False)),
     (["allow a", "deny z"], ("deny", "z", False)),
