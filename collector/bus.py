@@ -31,6 +31,14 @@ class TooLarge(Exception):
     """The message exceeds the server's maximum; nothing was sent."""
 
 
+def stop_if_cancelled() -> None:
+    """In Python 3.11 what `wait_for` waited for overtakes a cancellation that comes at the same moment: the task would
+    never hear of it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class Bus:
     """One client at a time. `run` is its task; everything else may be called from any task of the loop."""
 
@@ -78,11 +86,13 @@ class Bus:
                     self._js = self._client.jetstream()
                     await self.ensure_streams()
                 except RECOVERABLE as error:
+                    stop_if_cancelled()
                     self._say(f"NATS at {self.where}: {describe(error)}; trying on, events wait in the ring")
                     await self._drop()
                     await pause(attempt)
                     attempt += 1
                     continue
+                stop_if_cancelled()
                 attempt = 0
                 self.connects += 1
                 self._said = self.last_error = ""
