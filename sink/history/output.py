@@ -23,7 +23,7 @@ def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
 def _plain(column: pa.Array) -> pa.Array:
     if pa.types.is_timestamp(column.type):
         return pc.strftime(column, format="%Y-%m-%dT%H:%M:%SZ")
-    return column.cast(_coarse(column.type)) if pa.types.is_nested(column.type) else column
+    return column.cast(_coarse(column.type), safe=False) if pa.types.is_nested(column.type) else column
 
 
 def _coarse(kind: pa.DataType) -> pa.DataType:

@@ -1,4 +1,4 @@
-"""Policy and loss records as rows. Each is stored once: known by ring and time, a policy record by its kind too."""
+"""Policy and loss records as rows. Each is stored once: known by ring and time, a policy record by kind and revision too."""
 
 from typing import TypeVar
 
@@ -60,9 +60,10 @@ def insert_policy(connection: duckdb.DuckDBPyConnection, ring: int, record: Poli
 
     Rules and identities are stored with the first record of a revision that has one; `named` are the revisions done.
     """
-    key = [ring, record.kind, record.time]
     connection.execute(
-        "SELECT count(*) FROM store.policy WHERE ring = ? AND kind = ? AND time = make_timestamp_ns(?)", key
+        "SELECT count(*) FROM store.policy"
+        " WHERE ring = ? AND kind = ? AND revision = ? AND time = make_timestamp_ns(?)",
+        [ring, record.kind, record.revision, record.time],
     )
     if (connection.fetchone() or (0,))[0]:
         return False

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sink.client import History
+from sink.history import output
 from sink.settings import SinkSettings
 from sink.store import Store, memory_store
 
@@ -31,5 +32,7 @@ def on_disk(tmp_path: Path) -> Callable[..., Store]:
 
 @pytest.fixture
 def rows() -> Callable[[Store, str], list[dict[str, Any]]]:
-    """Asks a store: the answer as a list of dicts."""
-    return lambda store, sql: History.on_store(store).sql(sql).to_pylist()
+    """Asks a store: the answer as a list of dicts, times as text."""
+    return lambda store, sql: [
+        row for batch in History.on_store(store).sql(sql).to_batches() for row in output.records(batch)
+    ]

@@ -1,0 +1,155 @@
+"""The ledger: what balances, what does not, and what is still on its way."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from schemas.messages import FlowSums
+from schemas.verdict import STRIDE
+from sink.client import History
+from sink.store import Commit, Store, prepare, retention
+from tests.support import batches
+
+Rows = Callable[[Store, str], list[dict[str, Any]]]
+TRAFFIC = batches.traffic(300)
+N = len(TRAFFIC.rows)
+
+
+def ledger(store: Store, since: int | None = None) -> dict[str, Any]:
+    return History.on_store(store).ledger(since)
+
+
+def only(document: dict[str, Any]) -> dict[str, Any]:
+    assert len(document["rings"]) == 1
+    assert document["balanced"] == document["rings"][0]["balanced"]
+    return dict(document["rings"][0])
+
+
+def with_rows(store: Store, past: int = N, **loss: Any) -> None:
+    """The first `past` rows, and a loss record of all `N`."""
+    given = {"packets": TRAFFIC.packets} | loss
+    batch = prepare(batches.batch(TRAFFIC.rows[:past]))
+    store.append(Commit(batches=[batch], records=[batches.loss_record(N, **given)]))
+
+
+def test_a_closed_ring_that_balances(memory: Store) -> None:
+    with_rows(memory, untracked=3, lost=5, held_back=2, final=True)
+    memory.append(Commit(records=[batches.policy_record("closed", end=N * STRIDE)]))
+    found = only(ledger(memory))
+    assert found["balanced"] is True
+    assert found["final"] is True
+    assert found["closed"] is True
+    assert found["packets"] == {
+        "parsed": TRAFFIC.packets + 3, "judged": TRAFFIC.packets + 3, "flows": TRAFFIC.packets, "untracked": 3,
+        "balanced": True,
+    }  # fmt: skip
+    assert found["events"] == {
+        "due": N + 7, "emitted": N, "pending": 0, "lost": 5, "held_back": 2, "published": N, "stored": N,
+        "in_flight": 0, "gaps": [], "balanced": True,
+    }  # fmt: skip
+
+
+def test_an_empty_store_balances(memory: Store) -> None:
+    assert ledger(memory) == {"balanced": True, "rings": []}
+
+
+@pytest.mark.parametrize(
+    ("loss", "packets", "events"),
+    [
+        ({"judged_packets": TRAFFIC.packets - 1}, False, True),
+        ({"packets": TRAFFIC.packets - 1, "judged_packets": TRAFFIC.packets}, False, True),
+        ({"consumed": N - 1}, True, False),
+        ({"pending": 1}, True, True),
+    ],
+)
+def test_a_final_ring_is_exact(memory: Store, loss: dict[str, Any], packets: bool, events: bool) -> None:
+    if "consumed" in loss:
+        with_rows(memory, N - 1, final=True, **loss)
+    else:
+        with_rows(memory, final=True, **loss)
+    found = only(ledger(memory))
+    assert (found["packets"]["balanced"], found["events"]["balanced"]) == (packets, events)
+    assert found["balanced"] == (packets and events)
+
+
+def test_events_due_that_went_nowhere(memory: Store) -> None:
+    counters = batches.loss_record(N, packets=TRAFFIC.packets).counters | {"events_due": N + 1}
+    with_rows(memory, final=True, counters=counters)
+    assert only(ledger(memory))["events"]["balanced"] is False
+
+
+def test_what_is_not_stored_yet_is_in_flight_while_the_ring_lives(memory: Store) -> None:
+    with_rows(memory, N - 100)
+    found = only(ledger(memory))
+    assert (found["balanced"], found["events"]["in_flight"], found["events"]["stored"]) == (True, 100, N - 100)
+
+
+def test_nothing_is_in_flight_in_the_end(memory: Store) -> None:
+    with_rows(memory, N - 100, final=True)
+    found = only(ledger(memory))
+    assert (found["balanced"], found["events"]["in_flight"]) == (False, 100)
+
+
+def test_a_stated_gap_accounts_for_what_is_missing(memory: Store) -> None:
+    with_rows(memory, N - 100, final=True)
+    memory.declare_gaps([(memory.state.rings["n1", "r1"], (N - 100) * STRIDE, N * STRIDE, "gone")])
+    found = only(ledger(memory))
+    assert found["balanced"] is True
+    assert [(gap["first"], gap["past"], gap["count"], gap["cause"]) for gap in found["events"]["gaps"]] == [
+        (N - 100, N, 100, "gone")
+    ]
+
+
+def test_what_is_stored_beyond_the_record_does_not_count(memory: Store) -> None:
+    """The loss record is up to a second old: rows that came since are of a later moment."""
+    with_rows(memory, consumed=N - 50)
+    assert only(ledger(memory))["events"]["stored"] == N - 50
+
+
+def test_of_a_live_ring_the_last_scan_counts(memory: Store) -> None:
+    scan = FlowSums(live=2, packets=10, bytes=0, due=0)
+    with_rows(memory, live=scan, packets=TRAFFIC.packets)
+    memory.append(Commit(records=[batches.loss_record(N + 500, packets=99_999, time=batches.CLOCK + 1, flows=None)]))
+    found = only(ledger(memory))
+    assert found["packets"]["flows"] == TRAFFIC.packets + 10
+    assert found["balanced"] is True
+
+
+def test_before_the_first_scan_there_is_nothing_to_compare(memory: Store) -> None:
+    with_rows(memory, flows=None)
+    found = only(ledger(memory))
+    assert (found["balanced"], found["packets"]["flows"], found["events"]["pending"]) == (True, None, None)
+
+
+@pytest.mark.parametrize(("difference", "balanced"), [(64, True), (65, False)])
+def test_a_live_ring_may_be_a_few_packets_off(memory: Store, difference: int, balanced: bool) -> None:
+    with_rows(memory, judged_packets=TRAFFIC.packets + difference)
+    assert only(ledger(memory))["balanced"] is balanced
+
+
+def test_a_ring_without_a_loss_record_is_not_accounted_for(memory: Store) -> None:
+    memory.append(Commit(batches=[prepare(batches.batch(TRAFFIC.rows))]))
+    assert only(ledger(memory))["balanced"] is False
+
+
+def test_retention_does_not_change_what_was_stored(memory: Store) -> None:
+    with_rows(memory, final=True)
+    assert retention.apply(memory, 1.0, 0) == N
+    found = only(ledger(memory))
+    assert (found["balanced"], found["events"]["stored"]) == (True, N)
+
+
+def test_since_leaves_out_rings_not_heard_of_since(memory: Store) -> None:
+    for ring, time in (("r1", batches.CLOCK), ("r2", batches.CLOCK + 100)):
+        memory.append(Commit(records=[batches.loss_record(0, ring=ring, time=time, final=True)]))
+    assert [ring["ring"] for ring in ledger(memory)["rings"]] == ["r1", "r2"]
+    assert [ring["ring"] for ring in ledger(memory, batches.CLOCK + 1)["rings"]] == ["r2"]
+    assert [ring["ring"] for ring in ledger(memory, batches.CLOCK + 101)["rings"]] == []
+
+
+def test_the_view_has_a_row_a_ring(memory: Store, rows: Rows) -> None:
+    with_rows(memory, final=True)
+    (found,) = rows(memory, "SELECT node, ring, parsed, stored, gap_events, in_flight, balanced FROM ledger")
+    assert found == {"node": "n1", "ring": "r1", "parsed": TRAFFIC.packets, "stored": N, "gap_events": 0,
+                     "in_flight": 0, "balanced": True}  # fmt: skip

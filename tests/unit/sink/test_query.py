@@ -1,0 +1,227 @@
+"""Questions only read: every way out of that which is known, tried; and what an answer looks like."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from sink.api import encoded
+from sink.client import History
+from sink.errors import BusyError, QueryError, SinkError
+from sink.history.query import Answer
+from sink.store import Commit, Store, prepare
+from tests.support import batches
+
+N = 300
+
+
+@pytest.fixture
+def store(on_disk: Callable[..., Store]) -> Any:
+    out = on_disk()
+    out.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows))], records=[batches.policy_record()]))
+    yield out
+    out.close()
+
+
+ESCAPES = """
+DELETE FROM store.verdicts
+WITH d AS (DELETE FROM store.verdicts RETURNING *) SELECT * FROM d
+WITH c AS (COPY store.verdicts TO '{dir}/x.csv') SELECT * FROM c
+EXPLAIN ANALYZE DELETE FROM store.verdicts
+EXPLAIN ANALYZE INSERT INTO store.gaps VALUES (1, 2, 3, now(), '')
+INSERT INTO store.gaps VALUES (1, 2, 3, now(), '')
+UPDATE store.rings SET node = 'x'
+MERGE INTO store.rings USING store.gaps ON false WHEN NOT MATCHED THEN INSERT VALUES (1, 'a', 'b', 1, now())
+TRUNCATE store.verdicts
+DROP VIEW verdicts
+CREATE TABLE t (a INT)
+CREATE TEMP TABLE t (a INT)
+CREATE OR REPLACE MACRO ip(x) AS 1
+ALTER TABLE store.rings ADD COLUMN x INT
+COPY store.verdicts TO '{dir}/x.csv'
+COPY (SELECT 1) TO '{dir}/x.parquet'
+EXPORT DATABASE '{dir}/all'
+IMPORT DATABASE '{dir}/all'
+ATTACH '{dir}/x.duckdb'
+ATTACH ':memory:' AS other
+DETACH z
+USE other
+SELECT * FROM read_csv('/etc/passwd')
+SELECT * FROM read_text('/etc/passwd')
+SELECT * FROM read_blob('/etc/passwd')
+SELECT * FROM read_json('/etc/passwd')
+SELECT * FROM read_parquet('/etc/passwd')
+SELECT * FROM sniff_csv('/etc/passwd')
+SELECT * FROM parquet_metadata('/etc/passwd')
+SELECT * FROM glob('/etc/*')
+SELECT * FROM '/etc/passwd'
+SELECT * FROM 'https://example.invalid/x.csv'
+SELECT * FROM duckdb_secrets()
+SELECT * FROM query('DELETE FROM store.verdicts')
+SELECT getenv('HOME')
+SELECT * FROM secret_of_python
+INSTALL httpfs
+LOAD '/tmp/x.duckdb_extension'
+FORCE INSTALL icu
+SET memory_limit = '100GB'
+RESET memory_limit
+SET enable_external_access = true
+SET lock_configuration = false
+SET GLOBAL threads = 1
+SET VARIABLE a = 1
+PRAGMA memory_limit = '100GB'
+PRAGMA enable_checkpoint_on_shutdown
+CALL pragma_version()
+CALL enable_logging()
+CHECKPOINT
+FORCE CHECKPOINT
+VACUUM
+BEGIN
+COMMIT
+ROLLBACK
+PREPARE x AS DELETE FROM store.verdicts
+EXECUTE x
+DEALLOCATE x
+SELECT 1; DELETE FROM store.verdicts
+SELECT 1; SELECT 2
+COMMIT; DELETE FROM store.verdicts
+;
+-- nothing
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("sql", ESCAPES)
+def test_no_way_out(store: Store, tmp_path: Path, sql: str) -> None:
+    secret_of_python = pa.table({"password": ["hunter2"]})
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(SinkError) as caught, Answer(store.cursor(), sql.format(dir=tmp_path)) as answer:
+        list(answer.batches())
+    assert caught.value.exit_status in (2, 3)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
+    assert "hunter2" not in str(caught.value) + secret_of_python.schema.names[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert History.on_store(store).sql("SELECT count(*) FROM verdicts").to_pylist() == [{"count_star()": N}]
+    assert store.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows, ring="r2"))])) == N
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1", "FROM verdicts", "VALUES (1)", "TABLE verdicts", "DESCRIBE verdicts", "SHOW TABLES", "SELECT 1;",
+        "SUMMARIZE verdicts", "EXPLAIN SELECT * FROM flows", "EXPLAIN ANALYZE SELECT count(*) FROM flows",
+        "WITH a AS (SELECT 1) SELECT * FROM a -- comment", "SELECT * FROM duckdb_views()",
+        "PIVOT verdicts ON decision IN ('allow', 'deny') USING count(*) GROUP BY rule",
+    ],
+)  # fmt: skip
+def test_what_reads_is_answered(store: Store, sql: str) -> None:
+    with Answer(store.cursor(), sql) as answer:
+        assert sum(batch.num_rows for batch in answer.batches()) > 0
+
+
+ENDLESS = [
+    "WITH RECURSIVE r AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM r) SELECT count(*) FROM r",
+    "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b",
+]
+
+
+@pytest.mark.parametrize("sql", ENDLESS)
+def test_an_endless_question_ends(store: Store, sql: str) -> None:
+    with pytest.raises(BusyError, match=r"longer than 0\.3 s"):
+        Answer(store.cursor(), sql, timeout=0.3)
+
+
+def test_time_runs_out_between_batches_too(store: Store) -> None:
+    with Answer(store.cursor(), "SELECT range FROM range(100000000000)", timeout=0.3) as answer:
+        batches_ = answer.batches()
+        next(batches_)
+        with pytest.raises(BusyError, match=r"longer than 0\.3 s"):
+            for _ in batches_:
+                time.monotonic()
+
+
+def test_an_answer_that_is_closed_stops(store: Store) -> None:
+    answer = Answer(store.cursor(), "SELECT range FROM range(100000000000)")
+    stream = answer.batches()
+    next(stream)
+    answer.close()
+    answer.close()
+    assert list(stream) == []
+
+
+def test_memory_is_bounded(store: Store) -> None:
+    with pytest.raises(BusyError, match="more memory"):
+        Answer(store.cursor(), "SELECT list(range) FROM range(1000000000)", timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("sql", "text", "hint"),
+    [
+        ("SELECT * FROM verdict", "verdict does not exist", "Did you mean"),
+        ("SELECT sourse FROM verdicts", "sourse", "DESCRIBE verdicts"),
+        ("SELEKT 1", "syntax error", "DESCRIBE verdicts"),
+        ("SELECT $a", "parameters", "DESCRIBE verdicts"),
+        ("SELECT * FROM verdicts WHERE position = 'x'", "Conversion", "DESCRIBE verdicts"),
+    ],
+)
+def test_a_wrong_question_is_one_line_and_a_hint(store: Store, sql: str, text: str, hint: str) -> None:
+    with pytest.raises(QueryError) as caught:
+        Answer(store.cursor(), sql)
+    assert text in str(caught.value)
+    assert hint in caught.value.hint
+    assert caught.value.exit_status == 2
+
+
+def test_parameters_by_place_and_by_name(store: Store) -> None:
+    history = History.on_store(store)
+    assert history.sql("SELECT ? + ? AS s", [1, 2]).to_pylist() == [{"s": 3}]
+    assert history.sql("SELECT $a || $b AS s", {"a": "x'", "b": "y"}).to_pylist() == [{"s": "x'y"}]
+
+
+def test_numbers_of_128_bits(store: Store) -> None:
+    """Sums are whole numbers where they fit; addresses beyond 10^38 lose nothing."""
+    sql = "SELECT sum(5) AS s, ip('ffff::1') AS a, 10::HUGEINT ** 37 AS big, NULL::UHUGEINT AS n"
+    table = History.on_store(store).sql(sql)
+    assert table.schema.field("s").type == pa.int64()
+    found = table.to_pylist()[0]
+    assert (found["s"], found["a"], found["n"]) == (5, str((0xFFFF << 112) + 1), None)
+    assert float(found["big"]) == 1e37
+
+
+def output(store: Store, sql: str, form: str) -> bytes:
+    with Answer(store.cursor(), sql) as answer:
+        return b"".join(encoded(answer, form))
+
+
+EVERYTHING = (
+    "SELECT make_timestamp_ns(1790000000000000001) AS t, 'x,\"y' AS s, {'a': 1.50::DECIMAL(9,2), 'b': NULL} AS o,"
+    " [1, 2] AS l, MAP {'k': 'v'} AS m, 'NaN'::DOUBLE AS nan, true AS b, sum(7) AS h, NULL AS nothing,"
+    " [make_timestamp_ns(1790000000000001001)] AS ts"
+)
+
+
+def test_json(store: Store) -> None:
+    assert json.loads(output(store, EVERYTHING, "json")) == [
+        {"t": "2026-09-21T14:13:20.000000001Z", "s": 'x,"y', "o": {"a": 1.5, "b": None}, "l": [1, 2], "m": {"k": "v"},
+         "nan": None, "b": True, "h": 7, "nothing": None, "ts": ["2026-09-21T14:13:20.000001"]}
+    ]  # fmt: skip
+    assert json.loads(output(store, "FROM verdicts WHERE false", "json")) == []
+    assert len(json.loads(output(store, "SELECT range FROM range(200000)", "json"))) == 200_000
+
+
+def test_csv(store: Store) -> None:
+    assert output(store, "SELECT 1 AS a, 'x,\"y' AS s, [1, 2] AS l", "csv") == b'"a","s","l"\n1,"x,""y","[1,2]"\n'
+    assert output(store, "SELECT node FROM verdicts WHERE false", "csv") == b'"node"\n'
+    assert output(store, "SELECT range FROM range(200000)", "csv").count(b"\n") == 200_001
+
+
+def test_arrow(store: Store) -> None:
+    data = output(store, "SELECT * FROM verdicts ORDER BY position", "arrow")
+    assert pa.ipc.open_stream(data).read_all().num_rows == N
+    empty = pa.ipc.open_stream(output(store, "FROM verdicts WHERE false", "arrow")).read_all()
+    assert (empty.num_rows, empty.num_columns) == (0, 37)
+    assert pa.ipc.open_stream(output(store, "SELECT range FROM range(200000)", "arrow")).read_all().num_rows == 200_000

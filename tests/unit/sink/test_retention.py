@@ -1,0 +1,88 @@
+"""Deletion by age and size leaves a row that says so; merging changes nothing but the number of rows."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from schemas.verdict import STRIDE
+from sink.store import Commit, Store, prepare, retention
+from tests.support import batches
+
+Open = Callable[..., Store]
+Rows = Callable[[Store, str], list[dict[str, Any]]]
+DAY = 86_400
+
+
+def test_by_age(memory: Store, rows: Rows) -> None:
+    now = time.time_ns() - batches.CLOCK
+    old = np.concatenate([batches.verdict(time=now - int(3 * DAY * 1e9) + i) for i in range(5)])
+    new = np.concatenate([batches.verdict(time=now - i) for i in range(7)])
+    memory.append(
+        Commit(
+            batches=[prepare(batches.batch(old)), prepare(batches.batch(new, 5 * STRIDE))],
+            records=[batches.loss_record(n, time=now + batches.CLOCK - int(9 * DAY * 1e9) + n) for n in range(4)],
+        )
+    )
+    assert retention.apply(memory, 2 * DAY, 0) == 5
+    assert retention.apply(memory, 2 * DAY, 0) == 0
+    assert rows(memory, "SELECT count(*) AS n FROM verdicts") == [{"n": 7}]
+    (told,) = rows(memory, "SELECT cause, node, ring, rows, epoch_ns(newest) - epoch_ns(oldest) AS span FROM retention")
+    assert told == {"cause": "age", "node": "n1", "ring": "r1", "rows": 5, "span": 4}
+    assert rows(memory, "SELECT produced FROM loss") == [{"produced": 3 * STRIDE}]  # the ledger needs the last one
+    assert list(memory.state.rings["n1", "r1"].held) == [(0, 12 * STRIDE)]
+
+
+def test_by_size(on_disk: Open, rows: Rows) -> None:
+    store = on_disk()
+    given = batches.traffic(400_000, seconds=3000).rows
+    for i in range(0, len(given), 100_000):
+        store.append(Commit(batches=[prepare(batches.batch(given[i : i + 100_000], i * STRIDE))]))
+    store.connection.execute("CHECKPOINT")
+    before = retention.used_bytes(store)
+    deleted = retention.apply(store, 0, before // 2)
+    assert 0.4 * len(given) < deleted < 0.7 * len(given)
+    assert retention.used_bytes(store) < 0.75 * before
+    (told,) = rows(store, "SELECT cause, rows FROM retention")
+    assert told == {"cause": "size", "rows": deleted}
+    left = rows(store, "SELECT count(*) AS n, epoch_ns(min(time)) AS oldest FROM verdicts")[0]
+    assert left["n"] == len(given) - deleted
+    times = np.sort(given["time"].astype("i8")) + batches.CLOCK
+    assert left["oldest"] == times[deleted]
+    store.close()
+
+
+def test_no_limits_delete_nothing(memory: Store) -> None:
+    memory.append(Commit(batches=[prepare(batches.batch(batches.verdict(time=1)))]))
+    assert retention.apply(memory, 0, 0) == 0
+
+
+def test_what_was_deleted_is_not_stored_again(memory: Store) -> None:
+    batch = prepare(batches.batch(batches.traffic(30).rows))
+    memory.append(Commit(batches=[batch]))
+    retention.apply(memory, 1.0, 0)
+    assert memory.append(Commit(batches=[batch])) == 0
+
+
+def test_merging(on_disk: Open, rows: Rows) -> None:
+    store = on_disk()
+    store.stream("VERDICTS", "t", 1000)
+    given = batches.traffic(120).rows
+    for i in range(len(given)):
+        if i != 50:
+            store.append(
+                Commit(batches=[prepare(batches.batch(given[i : i + 1], i * STRIDE))], marks={"VERDICTS": i + 1})
+            )
+    assert not retention.merge(store)
+    assert retention.merge(store, at=100)
+    assert not retention.merge(store, at=100)
+    assert rows(store, "SELECT first // 120 AS a, past // 120 AS b FROM store.ranges ORDER BY 1") == [
+        {"a": 0, "b": 50}, {"a": 51, "b": 120},
+    ]  # fmt: skip
+    assert rows(store, "SELECT sequence FROM store.watermarks") == [{"sequence": 120}]
+    before = store.state
+    store.close()
+    store = on_disk()
+    assert store.state == before
+    store.close()
