@@ -103,8 +103,9 @@ class BccDatapath(LoadedDatapath):
         one = self.predecessor
         while one is not None:
             theirs = one.handle.programs
-            for fd in (theirs["xdp_ingress"], theirs["tc_egress"]):
-                old[libbpf.program_info(fd).id] = fd
+            if one.handle.is_open:  # else it is drained and closed
+                for fd in (theirs["xdp_ingress"], theirs["tc_egress"]):
+                    old[libbpf.program_info(fd).id] = fd
             one = one.predecessor
         return attach.Programs(self.handle.programs["xdp_ingress"], self.handle.programs["tc_egress"], old)
 
@@ -141,7 +142,7 @@ class BccDatapath(LoadedDatapath):
     def unpin(self) -> None:
         if self.attached()[1]:
             raise KernelError("the programs are still attached", "detach them first")
-        pins.remove(self._directory)
+        pins.remove_all(self._directory)
 
     def close(self) -> None:
         if self.predecessor is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from collector.errors import KernelError
 from collector.kernel import libbpf
-from collector.kernel.pins import bpffs_mounted
+from collector.kernel.pins import bpffs_mounted, missing_capabilities
 
 SETUP = "run scripts/setup.sh"
 _RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
@@ -47,8 +47,10 @@ def _guard(check: Callable[[], Feature]) -> Feature:
 
 
 def _root() -> Feature:
-    uid = os.geteuid()
-    return Feature("root", uid == 0, f"uid {uid}", "" if uid == 0 else "run it with sudo")
+    uid, missing = os.geteuid(), missing_capabilities()
+    if missing:
+        return Feature("root", False, f"uid {uid} without {', '.join(missing)}", "run it with sudo")
+    return Feature("root", True, f"uid {uid}" if uid == 0 else f"uid {uid} with the capabilities it takes")
 
 
 def _kernel() -> Feature:

@@ -49,7 +49,7 @@ class Handle:
         self.cpu_state = PerCpuArray(fds["cpu_state"], struct["cpu_state"])
         self.events = Ring(fds["events"], layout.events)
         self._epoch = self.config.words()  # the epoch is config's first word
-        self._open = True
+        self.is_open = True
 
     @staticmethod
     def create(maps: Mapping[str, int], programs: Mapping[str, int], layout: Layout) -> "Handle":
@@ -129,8 +129,8 @@ class Handle:
 
     def close(self) -> None:
         """Idempotent. What is pinned or attached goes on in the kernel."""
-        if self._open:
-            self._open = False
+        if self.is_open:
+            self.is_open = False
             del self._epoch
             self.description.close()
             for name in MAPS:

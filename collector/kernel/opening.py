@@ -28,7 +28,7 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
 
     Raises KernelError, ForeignProgram. Blocks for seconds when it has to compile.
     """
-    pins.require_root()
+    pins.require_privilege()
     pins.ensure_bpffs(settings.pins)
     lock = pins.Lock(settings.pins)
     datapath: BccDatapath | None = None

@@ -20,12 +20,26 @@ from collector.kernel.layout import LAYOUT_MAP
 
 _BPF_FS_MAGIC = "bpf"
 LOCKS = Path("/run/ztlens")
+_CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_NET_ADMIN": 12}
+_SYS_ADMIN = 21
 
 
-def require_root() -> None:
-    """Raises KernelError for anyone who lacks what loading needs."""
-    if os.geteuid() != 0:
-        raise KernelError("loading programs into the kernel needs root", "run it with sudo")
+def missing_capabilities() -> list[str]:
+    """What loading and attaching need and this process lacks, by name; CAP_SYS_ADMIN stands for the first two."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+    if effective >> _SYS_ADMIN & 1:
+        effective |= 1 << _CAPABILITIES["CAP_BPF"] | 1 << _CAPABILITIES["CAP_PERFMON"]
+    return [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+
+
+def require_privilege() -> None:
+    """Raises KernelError for anyone who lacks what loading needs: root, or three capabilities."""
+    missing = missing_capabilities()
+    if missing:
+        raise KernelError(
+            "loading programs into the kernel needs root", f"run it with sudo (missing: {', '.join(missing)})"
+        )
 
 
 def bpffs_mounted(path: Path) -> bool:
@@ -58,10 +72,15 @@ class Lock:
 
     def __init__(self, pins: Path) -> None:
         """Raises KernelError naming the holder."""
-        LOCKS.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = LOCKS / (str(pins).strip("/").replace("/", "-") + ".lock")
         while True:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                LOCKS.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue  # another instance's owner took the empty directory away
+            except OSError as error:
+                raise KernelError(f"{self._path}: {error.strerror}", "the collector must write there") from error
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -81,6 +100,8 @@ class Lock:
         """Let it go and leave no file; idempotent."""
         if self._fd >= 0:
             self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                LOCKS.rmdir()  # unless others use it
             os.close(self._fd)
             self._fd = -1
 
@@ -98,7 +119,7 @@ def old_paths(pins: Path) -> list[Path]:
 def write(directory: Path, objects: Mapping[str, int]) -> None:
     """Pin descriptors by name into a new directory; `layout` last, so that its presence means complete."""
     remove(directory)
-    directory.mkdir(mode=0o700)
+    directory.mkdir(mode=0o700, parents=True)
     for name in sorted(objects, key=lambda n: n == LAYOUT_MAP):
         libbpf.obj_pin(objects[name], str(directory / name))
 
@@ -117,6 +138,13 @@ def remove(directory: Path) -> None:
         path.unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
         directory.rmdir()
+
+
+def remove_all(directory: Path) -> None:
+    """As `remove`, and the directory above with it if no other instance is there."""
+    remove(directory)
+    with contextlib.suppress(OSError):  # bpffs' root cannot be removed: EBUSY
+        directory.parent.rmdir()
 
 
 def settle(pins: Path) -> None:

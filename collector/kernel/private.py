@@ -98,7 +98,7 @@ def private_datapath(
     budget: int = DEFAULT_BUDGET,
 ) -> PrivateDatapath:
     """A datapath with maps of its own. `judge`: its clock is the capture's. Raises KernelError; takes seconds."""
-    pins.require_root()
+    pins.require_privilege()
     defines = JUDGE if judge else ()
     layout = new_layout(knobs or {}, defines)
     loaded = load(layout, defines)

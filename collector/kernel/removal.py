@@ -15,7 +15,7 @@ def remove_datapath(directory: Path) -> int | None:
     """
     if not any(path.exists() for path in (directory, pins.new_path(directory), *pins.old_paths(directory))):
         return None
-    pins.require_root()
+    pins.require_privilege()
     lock = pins.Lock(directory)
     chain: list[BccDatapath] = []
     try:

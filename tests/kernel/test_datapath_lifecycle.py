@@ -24,10 +24,9 @@ from collector.kernel.removal import remove_datapath
 from schemas.codes import EventKind, Flag, Mode
 from schemas.verdict import STRIDE
 from tests.support.datapath_suite import balanced, drain, ports
-from tests.support.kernel import compiled, instance, quiet_veth, udp_frame
+from tests.support.kernel import KNOBS, compiled, instance, quiet_veth, udp_frame
 from tests.support.netns import Lab, ip, wait_for
 
-KNOBS = {"FLOWS_MAX": 4096, "RING_BYTES": 65_536}
 ROOT = Path(__file__).resolve().parents[2]
 
 OWNER = """
@@ -240,6 +239,7 @@ def test_other_knobs_replace_the_datapath_and_the_old_one_is_drained(place: Plac
         assert balanced(predecessor)
         predecessor.unpin()
         assert [p.name for p in place.pins.parent.glob(place.pins.name + "*")] == [place.pins.name]
+        predecessor.close()
         assert ports(drain(new)) == [100, 101, 102, 103]
     finally:
         new.close()
@@ -290,7 +290,7 @@ def test_a_predecessor_of_another_version_is_read_as_todays(place: Place, monkey
 @pytest.fixture
 def foreign() -> Iterator[int]:
     """Descriptor of somebody else's XDP program."""
-    with private_datapath({"FLOWS_MAX": 1024, "RING_BYTES": 4096}) as other:
+    with private_datapath(KNOBS) as other:
         yield other.handle.programs["mark"]
 
 
@@ -310,7 +310,7 @@ def test_somebody_elses_xdp_program_is_left_alone(place: Place, foreign: int) ->
 
 
 def test_somebody_elses_clsact_and_filters_stay(place: Place) -> None:
-    with private_datapath({"FLOWS_MAX": 1024, "RING_BYTES": 4096}) as other:
+    with private_datapath(KNOBS) as other:
         theirs = other.handle.programs["tc_egress"]
 
         def attach_theirs() -> int:
@@ -330,7 +330,7 @@ def test_somebody_elses_clsact_and_filters_stay(place: Place) -> None:
 
 def test_a_filter_that_came_later_keeps_our_clsact(place: Place) -> None:
     datapath = place.open()
-    with private_datapath({"FLOWS_MAX": 1024, "RING_BYTES": 4096}) as other:
+    with private_datapath(KNOBS) as other:
         theirs = other.handle.programs["tc_egress"]
         inside(place.netns, lambda: libbpf.tc_attach(links()["veth0"].ifindex, theirs, 5, 7))
     datapath.detach()
@@ -485,3 +485,15 @@ class TestBridge:
         datapath = bridge.open()
         assert self._watched(datapath) == {there["veth0"].ifindex}
         assert any("br0: its port veth2 is not watched" in notice for notice in datapath.notices)
+
+
+def test_a_closed_predecessor_is_in_nobodys_way(place: Place) -> None:
+    place.open().close()
+    datapath = place.open(knobs=KNOBS | {"RING_BYTES": 131_072})
+    assert datapath.predecessor is not None
+    datapath.predecessor.unpin()
+    datapath.predecessor.close()
+    datapath.detach()
+    datapath.unpin()
+    assert (place.xdp().any, place.tc()) == (0, 0)
+    assert list(place.pins.parent.glob(place.pins.name + "*")) == []

@@ -14,7 +14,14 @@ from schemas.codes import Mode, RuleId
 from schemas.structs import PORTS_PER_SLOT
 from tests.support.kernel import compiled, udp_frame
 
-KNOBS = {"FLOWS_MAX": 1024, "RING_BYTES": 65_536, "RULES_MAX": 128, "CLASSES_MAX": 16, "PREFIXES_MAX": 64}
+KNOBS = {
+    "FLOWS_MAX": 1024,
+    "RING_BYTES": 65_536,
+    "RULES_MAX": 128,
+    "CLASSES_MAX": 16,
+    "PREFIXES_MAX": 64,
+    "SWEEP_MAX": 8,
+}
 
 
 @pytest.fixture

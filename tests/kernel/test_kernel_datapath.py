@@ -9,16 +9,14 @@ from collector.kernel import DatapathSettings, Interface, open_datapath
 from collector.kernel.interface import Datapath
 from schemas.verdict import STRIDE
 from tests.support.datapath_suite import DatapathSuite
-from tests.support.kernel import instance, quiet_veth, udp_frame
+from tests.support.kernel import KNOBS, instance, quiet_veth, udp_frame
 from tests.support.netns import Lab, wait_for
-
-RING_BYTES = 32_768
 
 
 class VethWorld:
     """Watches `veth0` in a namespace; frames come in from its peer in another one."""
 
-    ring_records = (RING_BYTES - 1) // STRIDE
+    ring_records = (KNOBS["RING_BYTES"] - 1) // STRIDE
 
     def __init__(self, lab: Lab, settings: DatapathSettings, wire: socket.socket) -> None:
         self._settings, self._wire, self._sent = settings, wire, 0
@@ -41,8 +39,7 @@ class TestRealDatapath(DatapathSuite):
     def world(self) -> Iterator[VethWorld]:
         with instance() as pins, Lab() as lab:
             netns, wire = quiet_veth(lab)
-            knobs = {"FLOWS_MAX": 4096, "RING_BYTES": RING_BYTES}
-            settings = DatapathSettings(pins, (Interface("veth0"),), netns=netns, knobs=knobs)
+            settings = DatapathSettings(pins, (Interface("veth0"),), netns=netns, knobs=KNOBS)
             world = VethWorld(lab, settings, wire)
             try:
                 yield world

@@ -15,7 +15,7 @@ from collector.kernel.sweep import flow_classes
 from schemas.codes import EventKind, FlowClass
 from schemas.structs import FLOW, FLOW_KEY, dtype
 from tests.support.datapath_suite import balanced, drain
-from tests.support.kernel import instance, quiet_veth, udp_frame
+from tests.support.kernel import KNOBS, instance, quiet_veth, udp_frame
 from tests.support.netns import Lab
 from tests.support.trafficgen import TrafficGen
 
@@ -25,7 +25,7 @@ HOUR = 3600 * NS
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[PrivateDatapath]:
-    with private_datapath({"FLOWS_MAX": 4096, "RING_BYTES": 1 << 17}) as datapath:
+    with private_datapath(KNOBS) as datapath:
         yield datapath
 
 
@@ -127,7 +127,7 @@ class Watched:
         netns, _ = quiet_veth(lab)
         outer = f"{lab.prefix}-out"
         lab.link(netns, "veth2", outer, "veth3")
-        knobs = {"FLOWS_MAX": 16_384, "RING_BYTES": 16 << 20}
+        knobs = {"FLOWS_MAX": 16_384, "RING_BYTES": 16 << 20, "SWEEP_MAX": 32}
         interfaces = (Interface("veth0", "ingress"), Interface("veth2", "ingress"))
         self.datapath: Datapath = open_datapath(
             DatapathSettings(pins, interfaces, netns=netns, knobs=knobs, sample=100)

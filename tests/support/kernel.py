@@ -22,6 +22,8 @@ PREFIX = np.dtype(
     [("family", "u1"), ("length", "u1"), ("addr", "V16"), ("identity", "<u4"), ("source_class", "<u4"),
      ("destination_class", "<u4")]
 )  # fmt: skip
+KNOBS = {"FLOWS_MAX": 4096, "RING_BYTES": 65_536, "SWEEP_MAX": 8}
+"""Small, quick to verify, and the same in most kernel tests: each set of knobs is compiled once a run."""
 _serial = itertools.count()
 
 
@@ -34,7 +36,7 @@ def instance() -> Iterator[Path]:
     finally:
         remove_datapath(path)
         for name in ("", "+new"):
-            pins.remove(path.with_name(path.name + name))
+            pins.remove_all(path.with_name(path.name + name))
 
 
 def udp_frame(source: str, sport: int, destination: str, dport: int, payload: bytes = b"") -> bytes:
