@@ -206,7 +206,7 @@ static __always_inline int datapath(struct scratch *s, const struct config *conf
 	if (*(volatile u32 *)&s->state != HOLDS) {
 		u32 need = *(volatile u32 *)&s->state;
 		u32 ways = ways_to_judge(p, config, need == ALONE);
-		u8 opener_type = 0;
+		int opener_type = -1;
 
 		if (flow && (need == STALE || p->kind >= PACKET_LATER_FRAGMENT)) {
 			if (p->kind >= PACKET_LATER_FRAGMENT)

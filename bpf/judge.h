@@ -103,10 +103,10 @@ static __always_inline void classify(const struct address *a, u8 slot, u8 family
 		__builtin_memset(found, 0, sizeof(*found)); /* class 0: in no prefix */
 }
 
-/* `opener_type`: the ICMP type that opened the flow, where it is known; else that of this packet, turned to the
+/* `opener_type`: the ICMP type that opened the flow, where it is known; if < 0 that of this packet, turned to the
  * request's if the packet is judged as a reply. */
 static __always_inline void judge(struct answer *answer, const struct packet *p, const struct config *config, u64 epoch,
-				  u32 ways, u8 opener_type)
+				  u32 ways, int opener_type)
 {
 	u8 slot = (epoch >> REVISION_SHIFT) & 1;
 	const struct slot *s = (const struct slot *)&config->slots[slot];
@@ -139,7 +139,7 @@ static __always_inline void judge(struct answer *answer, const struct packet *p,
 			continue;
 		from = reversed ? destination.source_class : source.source_class;
 		to = reversed ? source.destination_class : destination.destination_class;
-		at = port_index(p, reversed, opener_type ? opener_type : reversed ? (u8)p->dport : p->icmp_type);
+		at = port_index(p, reversed, opener_type >= 0 ? opener_type : reversed ? (u8)p->dport : p->icmp_type);
 		port = ports_lookup(slot * PORTS_PER_SLOT + at);
 		if (!port)
 			return;

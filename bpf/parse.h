@@ -23,6 +23,8 @@
 
 enum parsed { PARSED_IP, PARSED_NON_IP, PARSED_MALFORMED };
 
+#define FLOW_KEY_HI_ASKS 0x100 /* in hi_port of an ICMP key */
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
@@ -281,6 +283,9 @@ static __always_inline u8 flow_key_make(const struct packet *p, struct flow_key 
 	*(struct address *)key->hi = from_hi ? p->src : p->dst;
 	lo_port = from_hi && !icmp ? p->dport : p->sport;
 	hi_port = from_hi && !icmp ? p->sport : p->dport;
+	/* Who asks is part of an ICMP key: else the responder's own queries would pass as replies. */
+	if (icmp && from_hi == (p->icmp_type == (u8)p->dport))
+		hi_port |= FLOW_KEY_HI_ASKS;
 	/* lo_port, hi_port, family, proto, pad as one store: the hash reads wider than these fields, and a load that
 	 * spans several stores waits for all of them (8 ns here). */
 	*(u64 *)&key->lo_port = lo_port | hi_port << 16 | (u64)p->family << 32 | (u64)p->proto << 40;

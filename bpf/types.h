@@ -145,7 +145,7 @@ struct flow_key {
 	u8 lo[16]; /* the endpoint that compares lower (address, then port) */
 	u8 hi[16]; /* the other endpoint */
 	u16 lo_port; /* host byte order; ICMP: the query's id, else the hop limit (built-in rules ask for it) */
-	u16 hi_port; /* host byte order; ICMP: the type, of a query its request's */
+	u16 hi_port; /* host byte order; ICMP: the type, of a query its request's; + 256 if `hi` asks */
 	u8 family; /* 4 or 6: keeps ::10.0.0.1 apart from 10.0.0.1 */
 	u8 proto; /* IANA number */
 	u16 pad; /* 0 */

@@ -53,7 +53,7 @@ FLOW_KEY = Struct(
         Field(
             "lo_port", "u16", "host byte order; ICMP: the query's id, else the hop limit (built-in rules ask for it)"
         ),
-        Field("hi_port", "u16", "host byte order; ICMP: the type, of a query its request's"),
+        Field("hi_port", "u16", "host byte order; ICMP: the type, of a query its request's; + 256 if `hi` asks"),
         Field("family", "u8", "4 or 6: keeps ::10.0.0.1 apart from 10.0.0.1"),
         Field("proto", "u8", "IANA number"),
         Field("pad", "u16", "0"),

@@ -23,7 +23,7 @@ from tests.support.packets import (
     ping,
 )  # fmt: skip
 from tests.support.rules import ANY, NO_POLICY, Rule, Rules, identity_of
-from tests.support.workbench import DROP, NS, PASS, Workbench, differences, open_workbench
+from tests.support.workbench import DROP, NS, PASS, Workbench, differences
 
 A_TO_B = Rules((Rule("10.0.0.1/32", "10.0.0.2/32", ANY, True), Rule("fd00::1/128", "fd00::2/128", ANY, True)))
 TCP, UDP_, SCTP = Talk("tcp"), Talk("udp"), Talk("sctp")
@@ -93,9 +93,8 @@ def _orientation() -> Iterator[Row]:
     yield Row("an address nobody named is world", (Step(to_c.there("S"), world, action=DROP, events=NEW),))
     same = ether(ip(A, A) / UDP(sport=5, dport=6))
     other = ether(ip(A, A) / UDP(sport=6, dport=5))
-    yield Row("one host with itself", (
-        Step(same, {"sport": 5, "dport": 6}, events=NEW), Step(other, {"sport": 5, "direction": "reply", "packets": (1, 1)}),
-    ), NO_POLICY)  # fmt: skip
+    reply = Step(other, {"sport": 5, "direction": "reply", "packets": (1, 1)})
+    yield Row("one host with itself", (Step(same, {"sport": 5, "dport": 6}, events=NEW), reply), NO_POLICY)
 
 
 def _midstream() -> Iterator[Row]:
@@ -126,9 +125,9 @@ def _midstream() -> Iterator[Row]:
 def _restarts() -> Iterator[Row]:
     done = {"packets": (2, 1), "tcp_flags": (0x12, 0x12), "direction": "original", "reason": "rule"}
     opening = (Step(TCP.there("S"), events=NEW), Step(TCP.back("SA")), Step(TCP.there("A")))
-    yield Row("SYN against the orientation", (
-        *opening, Step(TCP.back("S"), DENIED | {"src": B, "packets": (1, 0), "flags": set()}, action=DROP, events=RESTART,
-                       told=done))),  # fmt: skip
+    from_b = DENIED | {"src": B, "packets": (1, 0), "flags": set()}
+    against = Step(TCP.back("S"), from_b, action=DROP, events=RESTART, told=done)
+    yield Row("SYN against the orientation", (*opening, against))
     yield Row("SYN+ACK against the orientation is a reply", (*opening, Step(TCP.back("SA"), {"packets": (2, 2)})))
     yield Row("SYN again on an open flow", (*opening, Step(TCP.there("S"), {"packets": (3, 1)})))
     yield Row("SYN after RST", (
@@ -144,19 +143,16 @@ def _restarts() -> Iterator[Row]:
     )
     yield Row("a denied SYN, then the other end opens", (
         Step(TCP.back("S"), DENIED, action=DROP, events=NEW),
-        Step(TCP.there("S"), ALLOW | OPENER | {"packets": (1, 0)}, events=RESTART, told=DENIED | {"packets": (1, 0)})))  # fmt: skip
-
-
-def _rows() -> Iterator[Row]:
-    for item in (*_orientation(), *_midstream(), *_restarts()):
-        yield item[0] if isinstance(item, tuple) else item
+        Step(TCP.there("S"), ALLOW | OPENER | {"packets": (1, 0)}, events=RESTART,
+             told=DENIED | {"packets": (1, 0)})))  # fmt: skip
 
 
 def _timeouts() -> Iterator[Row]:
     """Each time-out to the nanosecond; replies and originals both keep a flow alive; ICMP errors do not."""
+    gre = ether(ip(A, B, proto=47))
     kinds = {
         "UDP": (60, [UDP_.there()], UDP_.there()), "UDP, answered": (60, [UDP_.there(), UDP_.back()], UDP_.there()),
-        "SCTP": (120, [SCTP.there()], SCTP.there()), "GRE": (120, [ether(ip(A, B, proto=47))], ether(ip(A, B, proto=47))),
+        "SCTP": (120, [SCTP.there()], SCTP.there()), "GRE": (120, [gre], gre),
         "ICMP": (30, [ping()], ping()), "ICMPv6": (30, [ping(A6, B6)], ping(A6, B6)),
         "half-open TCP": (30, [TCP.there("S")], TCP.there("S")),
         "established TCP": (3600, [TCP.there("S"), TCP.back("SA")], TCP.there("A")),
@@ -208,7 +204,7 @@ def _decisions() -> Iterator[Row]:
     yield Row("the other protocol is allowed", (Step(UDP_.there(), {"rule": 65}, events=NEW),), B_FIRST)
     report = deny | {"outcome": "passed", "flags": {"report_only"}}
     yield Row("report-only passes under enforce", (Step(syn, report, events=NEW),), REPORT)
-    far = Rules(tuple(Rule("10.9.0.0/16", ANY, ANY, True) for _ in range(100)) + (Rule(ANY, ANY, "tcp/80", True),))
+    far = Rules((*[Rule("10.9.0.0/16", ANY, ANY, True)] * 100, Rule(ANY, ANY, "tcp/80", True)))
     yield Row("rule 100, in the second word", (Step(syn, ALLOW | {"rule": 164}, events=NEW),), far)
     longest = Rules((Rule("10.0.0.1/32", ANY, ANY, True), Rule("10.0.0.0/8", ANY, "tcp/81", True)))
     yield Row("longest match decides the class", (Step(syn, ALLOW, events=NEW),), longest)
@@ -223,7 +219,19 @@ def _decisions() -> Iterator[Row]:
         only = Rules((Rule(ANY, ANY, kind, True),))
         request, reply = ping(src, dst), ping(dst, src, reply=True)
         yield Row(f"echo is judged by the opener's type, {family}", (
-            Step(request, ALLOW, events=NEW), Step(reply, ALLOW | {"direction": "reply", "packets": (1, 1)})), only)  # fmt: skip
+            Step(request, ALLOW, events=NEW),
+            Step(reply, ALLOW | {"direction": "reply", "packets": (1, 1)})), only)  # fmt: skip
+        own = ping(dst, src)  # the same id
+        yield Row(
+            f"the responder's own echo request is no reply, {family}",
+            (
+                Step(request, ALLOW, events=NEW),
+                Step(own, DENIED | {"src": dst, "packets": (1, 0)}, action=DROP, events=NEW),
+                Step(reply, ALLOW | {"src": src, "packets": (1, 1)}),
+                Step(ping(src, dst, reply=True), DENIED | {"src": dst, "packets": (1, 1)}, action=DROP),
+            ),
+            Rules((Rule(src, ANY, kind, True),)),
+        )
         yield Row(
             f"an echo reply alone is not a request, {family}", (Step(reply, DENIED, action=DROP, events=NEW),), only
         )
@@ -247,7 +255,8 @@ def _builtins() -> Iterator[Row]:
     on = {f"NDP {t}": (16, icmp6(t, 255)) for t in range(133, 138)}
     on |= {f"MLD {t}": (17, icmp6(t, 1)) for t in (130, 131, 132, 143)}
     on |= {"DHCP request": (18, udp("0.0.0.0", "255.255.255.255", 68, 67)), "DHCP answer": (18, udp(B, A, 67, 68)),
-           "DHCPv6 request": (19, udp("fe80::1", "ff02::1:2", 546, 547)), "DHCPv6 answer": (19, udp(B6, A6, 547, 546))}  # fmt: skip
+           "DHCPv6 request": (19, udp("fe80::1", "ff02::1:2", 546, 547)),
+           "DHCPv6 answer": (19, udp(B6, A6, 547, 546))}  # fmt: skip
     for name, (rule, frame) in on.items():
         verdict = {"decision": "allow", "reason": "builtin", "rule": rule}
         yield Row(f"{name}", (Step(frame, verdict, events=NEW), Step(frame, verdict)), Rules())
@@ -260,9 +269,10 @@ def _builtins() -> Iterator[Row]:
         beats = Rules((Rule(ANY, ANY, ANY, False),))
         yield Row(f"{name} beats a deny", (Step(frame, verdict, events=NEW),), beats)
     off = {
-        "NDP from beyond a router": icmp6(135, 64), "NDP of hop limit 254": icmp6(135, 254), "ICMPv6 132, 255": icmp6(132, 255),
-        "ICMPv6 138, 255": icmp6(138, 255), "MLD of hop limit 64": icmp6(143, 64), "DHCP ports on IPv6": udp(A6, B6, 68, 67),
-        "DHCPv6 ports on IPv4": udp(A, B, 546, 547), "from 67 to 67": udp(A, B, 67, 67), "from 68 to 68": udp(A, B, 68, 68),
+        "NDP from beyond a router": icmp6(135, 64), "NDP of hop limit 254": icmp6(135, 254),
+        "ICMPv6 132, 255": icmp6(132, 255), "ICMPv6 138, 255": icmp6(138, 255), "MLD of hop limit 64": icmp6(143, 64),
+        "DHCP ports on IPv6": udp(A6, B6, 68, 67), "DHCPv6 ports on IPv4": udp(A, B, 546, 547),
+        "from 67 to 67": udp(A, B, 67, 67), "from 68 to 68": udp(A, B, 68, 68),
         "TCP 68 to 67": Talk("tcp", sport=68, dport=67).there("S"),
         "ICMP 135 on IPv4": ether(ip(A, B, ttl=255) / ICMP(type=135) / Raw(b"1234")),
     }  # fmt: skip
@@ -273,18 +283,11 @@ def _builtins() -> Iterator[Row]:
     yield Row("nor the other way round", tuple(reversed(both)), Rules())
 
 
-ROWS = [*_rows(), *_timeouts(), *_decisions(), *_builtins()]
+ROWS = [*_orientation(), *_midstream(), *_restarts(), *_timeouts(), *_decisions(), *_builtins()]
 
 
 def test_rows_have_names_of_their_own() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Workbench]:
-    bench = open_workbench()
-    yield bench
-    bench.close()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

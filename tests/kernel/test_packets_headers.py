@@ -41,7 +41,7 @@ from tests.support.packets import (
     ping,
 )  # fmt: skip
 from tests.support.reference_parser import parse
-from tests.support.workbench import DROP, PASS, Workbench, differences, open_workbench
+from tests.support.workbench import DROP, PASS, Workbench, differences
 
 
 @dataclass(frozen=True)
@@ -158,14 +158,16 @@ def _dest(n: int) -> list[Any]:
 def _ipv6_header() -> Iterator[Row]:
     hop, routing = IPv6ExtHdrHopByHop(), IPv6ExtHdrRouting(addresses=["fd00::9"])
     ah = AH(nh=44, payloadlen=4, icv=b"0" * 12)
-    for proto in NUMBER:
-        for name, chain in {"hop-by-hop": [hop], "routing": [routing], "destination": _dest(1), "AH": [AH(nh=NUMBER[proto], payloadlen=4, icv=b"0" * 12)],
+    for proto, number in NUMBER.items():
+        for name, chain in {"hop-by-hop": [hop], "routing": [routing], "destination": _dest(1),
+                            "AH": [AH(nh=number, payloadlen=4, icv=b"0" * 12)],
                             "hop-by-hop, routing, destination": [hop, routing, *_dest(1)],
                             "atomic fragment": [IPv6ExtHdrFragment(id=5)],
                             "first fragment": [IPv6ExtHdrFragment(id=5, m=1)],
-                            "hop-by-hop, AH, first fragment, destination": [hop, ah, IPv6ExtHdrFragment(m=1), *_dest(1)],
+                            "hop-by-hop, AH, first fragment, destination":
+                                [hop, ah, IPv6ExtHdrFragment(m=1), *_dest(1)],
                             "eight headers": _dest(8)}.items():  # fmt: skip
-            yield Row(f"{name}, {proto}", _chain(*chain, last=_l4(proto)), expect=PORTS6 | {"proto": NUMBER[proto]})
+            yield Row(f"{name}, {proto}", _chain(*chain, last=_l4(proto)), expect=PORTS6 | {"proto": number})
         yield Row(f"nine headers, {proto}", _chain(*_dest(9), last=_l4(proto)), "malformed")
     yield Row(
         "eight headers, no next header", _chain(*_dest(7), IPv6ExtHdrDestOpt(nh=59), last=b""), expect={"proto": 59}
@@ -247,13 +249,6 @@ ROWS = [*_plain(), *_ipv4_header(), *_ipv6_header(), *_icmp()]
 
 def test_rows_have_names_of_their_own() -> None:
     assert len({row.name for row in ROWS}) == len(ROWS)
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Workbench]:
-    bench = open_workbench()
-    yield bench
-    bench.close()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

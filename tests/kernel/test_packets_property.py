@@ -1,8 +1,5 @@
 """Random damage to good packets: the kernel and the reference parser agree, and the books balance."""
 
-from collections.abc import Iterator
-
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +32,7 @@ from tests.support.packets import (
     ping,
 )  # fmt: skip
 from tests.support.reference_parser import Parsed, parse
-from tests.support.workbench import Workbench, differences, open_workbench
+from tests.support.workbench import Workbench, differences
 
 V6_CHAIN = IPv6(src=A6, dst=B6) / IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(addresses=["fd00::9"]) / IPv6ExtHdrDestOpt()
 CORPUS = [
@@ -54,13 +51,6 @@ CORPUS = [
 ]  # fmt: skip
 KNOWN = [Talk(p, *ends).there("S") for p in ("tcp", "udp") for ends in ((A, B), (A6, B6))] + [ping(A, B), ping(A6, B6)]
 """Flows that are there before: what the corpus' ICMP errors are about."""
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Workbench]:
-    bench = open_workbench()
-    yield bench
-    bench.close()
 
 
 @st.composite
@@ -99,7 +89,7 @@ def expected(parsed: Parsed, known: dict) -> dict:
     return ends | {"event": "new", "packets": (1, 0)}
 
 
-@settings(max_examples=2000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(damaged())
 def test_damaged_packets(bench: Workbench, frame: bytes) -> None:
     bench.fresh()

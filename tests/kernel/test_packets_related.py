@@ -28,18 +28,12 @@ from tests.support.packets import (
     ping,
 )  # fmt: skip
 from tests.support.rules import ANY, Rule, Rules
-from tests.support.workbench import DROP, PASS, Workbench, differences, open_workbench
+from tests.support.workbench import DROP, PASS, Workbench, differences
 
-ALLOW_UDP = Rules((Rule("10.0.0.1/32", "10.0.0.2/32", "udp/80", True), Rule("fd00::1/128", "fd00::2/128", "udp/80", True),
+ALLOW_UDP = Rules((Rule("10.0.0.1/32", "10.0.0.2/32", "udp/80", True),
+                   Rule("fd00::1/128", "fd00::2/128", "udp/80", True),
                    Rule(ANY, ANY, "icmp/8", True), Rule(ANY, ANY, "icmpv6/128", True),
                    Rule(ANY, ANY, "tcp/80", True), Rule(ANY, ANY, "sctp/80", True)))  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Workbench]:
-    bench = open_workbench()
-    yield bench
-    bench.close()
 
 
 @pytest.mark.parametrize("ends", [(A, B), (A6, B6)], ids=["IPv4", "IPv6"])

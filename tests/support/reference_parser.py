@@ -124,7 +124,9 @@ def _layer4(ip: _Ip, quoted: bool) -> tuple[int, int]:
 
 def _key(ip: _Ip, sport: int, dport: int) -> tuple:
     if ip.proto == ICMP_PROTO[ip.family]:
-        return ip.family, ip.proto, frozenset((ip.src, ip.dst)), sport, QUERIES.get((ip.family, dport), dport)
+        request = QUERIES.get((ip.family, dport), dport)
+        ends = (ip.src, ip.dst) if dport == request else (ip.dst, ip.src)
+        return ip.family, ip.proto, ends, sport, request
     return ip.family, ip.proto, frozenset(((ip.src, sport), (ip.dst, dport)))
 
 

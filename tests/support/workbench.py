@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from collector.kernel import libbpf
 from collector.kernel.private import PrivateDatapath, private_datapath
 from schemas import codes
 from schemas.codes import Mode
@@ -47,6 +48,8 @@ class Workbench:
         self._rules: Rules | None = None
         self._per_slot = datapath.handle.layout.knobs["RULES_MAX"] + codes.RuleId.FIRST
         self.t0 = 0
+        self.hold = False
+        """True: `send` leaves the events in the ring, which fills."""
         self.fresh()
 
     def fresh(
@@ -79,11 +82,25 @@ class Workbench:
             "timeouts": [s * NS for s in TIMEOUTS.values()],
         }  # fmt: skip
         self.d.set_config(**defaults | config)
+        self._fill_buckets()
         self.events()
         self._base = self.d.counters()
         self._base_rules = self._rule_counters()
         self._base_ring = self.d.produced
         self.sent = 0
+        self.hold = False
+
+    def _fill_buckets(self) -> None:
+        """Every CPU's event budget as after a second of quiet; flow ids go on."""
+        states = self.d.handle.cpu_state
+        one = states.read()
+        one["tokens"] = one["refilled"] = 0
+        libbpf.update(states.fd, np.zeros(1, np.uint32), one)
+
+    def apply(self, rules: Rules) -> None:
+        """The next revision, under the flows that are there; mode and the rest of the configuration stay."""
+        self.d.apply(compile_rules(rules), self.d.revision + 1)
+        self._rules = rules
 
     @property
     def revision(self) -> int:
@@ -119,7 +136,7 @@ class Workbench:
         """One packet at t0 + `at` ns through xdp_ingress."""
         self.sent += run.get("repeat", 1)
         action, _ = self.d.run(packet, time_ns=self.t0 + at, **run)
-        return Seen(action, self.events())
+        return Seen(action, [] if self.hold else self.events())
 
     def egress(self, packet: bytes, **run: Any) -> Seen:
         """One packet through tc_egress, which runs on the machine's clock."""
