@@ -171,6 +171,20 @@ def _without_secrets(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}" + (f":{parts.port}" if parts.port else "")
 
 
+async def cancelled(tasks: "set[asyncio.Task[Any]]") -> None:
+    """Cancel tasks until they have ended.
+
+    Once is not enough: in Python 3.11 an error that `wait_for` (and so nats-py) waited for overtakes a cancellation
+    that comes at the same moment, as when NATS is stopped together with the sink.
+    """
+    left = tasks
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=0.5)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def run(settings: SinkSettings, ready: asyncio.Event | None = None) -> None:
     """Be a sink until SIGTERM or SIGINT. `ready` is set once questions are answered.
 
@@ -200,9 +214,7 @@ async def run(settings: SinkSettings, ready: asyncio.Event | None = None) -> Non
         for task in done - {stopping}:
             task.result()  # none of them ends by itself: whatever it raised is raised here
     finally:
-        for task in (*tasks, stopping):
-            task.cancel()
-        await asyncio.gather(*tasks, stopping, return_exceptions=True)
+        await cancelled({*tasks, stopping})
         server.should_exit = True
         await asyncio.gather(serving, return_exceptions=True)
         await sink.close()
