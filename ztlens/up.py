@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from ztlens import nats, show
@@ -28,11 +28,13 @@ DRAIN = 60.0
 STALLED = 10.0
 """Seconds without any progress after which the sink is not waited for."""
 
-Background = Callable[["Up"], Awaitable[None]]
+Step = Callable[["Up"], Awaitable[None]]
+Watch = Callable[["Up", asyncio.Event], Coroutine[Any, Any, None]]
+"""Sets the event once nothing can be missed any more."""
 
 
 class Up:
-    """One run of `up`. `run` returns after the orderly end; `background` are tasks that live in between."""
+    """One run of `up`: `run`, or `start` and `stop` by whoever has a loop of his own."""
 
     def __init__(self, settings: Settings, report: Callable[[str], None] = show.say) -> None:
         self.settings = settings
@@ -42,35 +44,30 @@ class Up:
         self.ledger: dict[str, Any] | None = None
         self._report = report
         self._keepers: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._lock: Lock | None = None
         self._ours = False  # the kernel side is this run's to take away
         self._closed: str | None = None  # the ring whose record the collector closed
 
-    async def run(self, *background: Background) -> None:
-        """Start, tell, wait for Ctrl-C or SIGTERM, stop. Raises CliError if the start fails (all is stopped then)."""
+    async def run(self, tell: Step, watch: Watch | None = None) -> None:
+        """Start, tell, wait for Ctrl-C or SIGTERM, stop. Raises CliError if the start fails (all is stopped then).
+
+        `watch` runs from before the collector starts, so that it sees the first verdict; what it raises is told.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stopping.set)
         try:
-            await self.start()
-            tasks = [asyncio.ensure_future(task(self)) for task in background]
-            stop = asyncio.ensure_future(self.stopping.wait())
-            await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            while not stop.done():
-                for task in tasks:
-                    if task.done() and task.exception():
-                        self._report(f"live verdicts: {one_line(str(task.exception()))}")
-                tasks = [task for task in tasks if not task.done()]
-                await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.start(watch)
+            await tell(self)
+            await self.stopping.wait()
         finally:
             await self.stop()
+            await self._stop_watching()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
 
-    async def start(self) -> None:
+    async def start(self, watch: Watch | None = None) -> None:
         """NATS, sink, collector, each awaited. Raises CliError; then call `stop` all the same."""
         await asyncio.to_thread(before_start, self.settings, "up")
         self._lock = Lock(self.settings)
@@ -91,6 +88,8 @@ class Up:
         self._add("collector", ztlens_command("collector", "--config", str(file)), self._collector_answers)
         self._ours = not pinned(self.settings)
         for name, part in self.parts.items():
+            if name == "collector" and watch is not None:
+                await self._unless_stopped(self._begin_watching(watch))
             await self._unless_stopped(part.start(PATIENCE[name]))
         self._ours = True
         self._lock.publish({
@@ -98,6 +97,23 @@ class Up:
             "parts": {name: part.pid for name, part in self.parts.items()},
         })  # fmt: skip
         self._keepers = [asyncio.ensure_future(part.keep(PATIENCE[name])) for name, part in self.parts.items()]
+
+    async def _begin_watching(self, watch: Watch) -> None:
+        ready = asyncio.Event()
+        self._watching = asyncio.ensure_future(watch(self, ready))
+        waiting = asyncio.ensure_future(ready.wait())
+        await asyncio.wait([self._watching, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        self._watching.add_done_callback(self._watching_ended)
+
+    def _watching_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._report(f"live verdicts: {one_line(str(error)) or type(error).__name__}")
+
+    async def _stop_watching(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
 
     async def _unless_stopped(self, step: Awaitable[None]) -> None:
         """`step`, given up when somebody asks to stop."""

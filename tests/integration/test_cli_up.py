@@ -117,7 +117,9 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
         for process in one.running:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            process.wait(20)
+            if process.stdout is not None:
+                process.stdout.close()
         one.ztlens("down")
         assert not (PINS / one.name).exists()
 

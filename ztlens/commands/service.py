@@ -60,12 +60,16 @@ def up(
         raise BadInput(f"{output!r} is not an output of `up`", "one of compact, json, dict")
     look = show.on_terminal() if observe is None else observe
 
-    async def live(running: "Up") -> None:
+    async def live(running: "Up", ready: asyncio.Event) -> None:
         from ztlens.live import follow
         from ztlens.screen import Screen
-        from ztlens.verdicts import Printer
+        from ztlens.verdicts import Printer, Row
 
-        await follow(running.url, "TRUE", Printer(output, Screen()).write)
+        async def before() -> list[Row]:
+            ready.set()
+            return []
+
+        await follow(running.url, "TRUE", Printer(output, Screen()).write, before)
 
     one = Up(settings)
 
@@ -73,7 +77,7 @@ def up(
         for line in await asyncio.to_thread(_started, running):
             show.say(line)
 
-    asyncio.run(one.run(tell, *([live] if look else [])))
+    asyncio.run(one.run(tell, live if look else None))
     if one.ledger is not None:
         show.say(f"down; {'the ledger is balanced' if one.ledger.get('balanced') else 'the ledger does not balance'}"
                  f"; history stays in {settings.database}")  # fmt: skip
