@@ -1,4 +1,4 @@
-"""Policy and loss records as rows. Each is stored once: known by ring and time, a policy record by kind and revision too."""
+"""Policy and loss records as rows, each once: known by ring and time, a policy record by kind and revision too."""
 
 from typing import TypeVar
 
