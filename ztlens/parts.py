@@ -21,6 +21,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 HEALTHY = 60.0
 """Seconds a part must have run for its next death to be answered at once again."""
 
+_PASSED_ON = {"ZTLENS_BYTECODE_CACHE"}
+"""No setting: where tests keep what the compiler made (collector/kernel/loader.py)."""
+
 Report = Callable[[str], None]
 
 
@@ -186,4 +189,4 @@ def ztlens_command(*arguments: str) -> list[str]:
 
 def clean_environment() -> dict[str, str]:
     """The environment without ZTLENS_*: children read their settings from the file they are given."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("ZTLENS_")}
+    return {name: value for name, value in os.environ.items() if not name.startswith("ZTLENS_") or name in _PASSED_ON}
