@@ -5,7 +5,7 @@ Made either from descriptors that the compiling child sent, or from a directory 
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,36 +18,59 @@ from collector.kernel.maps import HashMap, MappedArray, PerCpuArray, PlainArray
 from collector.kernel.ring import Ring
 from schemas.codes import Decision, FlowClass, Mode
 
+AnyMap = HashMap | MappedArray | PerCpuArray | Ring
 NS = 1_000_000_000
 BUILTINS_ALL = 15
 DEFAULT_BUDGET, DEFAULT_SAMPLE = 250_000, 1000
 
 
 class Handle:
-    """An open datapath. Owns every descriptor it is given."""
+    """An open datapath. Owns the descriptors it is given. One of another version may lack maps (attributes)."""
+
+    flows: HashMap
+    ipcache: HashMap
+    fragments: HashMap
+    watched: HashMap
+    ports: MappedArray
+    source_rules: MappedArray
+    destination_rules: MappedArray
+    port_rules: MappedArray
+    rules: MappedArray
+    rule_baseline: MappedArray
+    config: MappedArray
+    totals: MappedArray
+    rule_counters: PerCpuArray
+    counters: PerCpuArray
+    cpu_state: PerCpuArray
+    events: Ring
 
     def __init__(self, fds: Mapping[str, int], layout: Layout) -> None:
         self.layout = layout
         self.programs = {name: fds[name] for name in PROGRAMS}
-        struct = layout.dtypes
-        u32, vector = np.dtype("<u4"), np.dtype(("<u8", (layout.knobs["RULES_MAX"] // 64,)))
         self.description = PlainArray(fds[LAYOUT_MAP])
-        self.flows = HashMap(fds["flows"], struct["flow_key"], struct["flow"])
-        self.ipcache = HashMap(fds["ipcache"], struct["ipcache_key"], struct["ipcache"])
-        self.fragments = HashMap(fds["fragments"], struct["fragment_key"], struct["fragment"])
-        self.watched = HashMap(fds["watched"], u32, u32)
-        self.ports = MappedArray(fds["ports"], u32)
-        self.source_rules = MappedArray(fds["source_rules"], vector)
-        self.destination_rules = MappedArray(fds["destination_rules"], vector)
-        self.port_rules = MappedArray(fds["port_rules"], vector)
-        self.rules = MappedArray(fds["rules"], struct["rule"])
-        self.rule_baseline = MappedArray(fds["rule_baseline"], struct["rule_counter"])
-        self.config = MappedArray(fds["config"], struct["config"])
-        self.totals = MappedArray(fds["totals"], struct["totals"])
-        self.rule_counters = PerCpuArray(fds["rule_counters"], struct["rule_counter"])
-        self.counters = PerCpuArray(fds["counters"], np.dtype("<u8"))
-        self.cpu_state = PerCpuArray(fds["cpu_state"], struct["cpu_state"])
-        self.events = Ring(fds["events"], layout.events)
+        struct = layout.dtypes
+        u32, u64, vector = np.dtype("<u4"), np.dtype("<u8"), np.dtype(("<u8", (layout.knobs["RULES_MAX"] // 64,)))
+        makers: dict[str, Callable[[int], AnyMap]] = {
+            "flows": lambda fd: HashMap(fd, struct["flow_key"], struct["flow"]),
+            "ipcache": lambda fd: HashMap(fd, struct["ipcache_key"], struct["ipcache"]),
+            "fragments": lambda fd: HashMap(fd, struct["fragment_key"], struct["fragment"]),
+            "watched": lambda fd: HashMap(fd, u32, u32),
+            "ports": lambda fd: MappedArray(fd, u32),
+            "source_rules": lambda fd: MappedArray(fd, vector),
+            "destination_rules": lambda fd: MappedArray(fd, vector),
+            "port_rules": lambda fd: MappedArray(fd, vector),
+            "rules": lambda fd: MappedArray(fd, struct["rule"]),
+            "rule_baseline": lambda fd: MappedArray(fd, struct["rule_counter"]),
+            "config": lambda fd: MappedArray(fd, struct["config"]),
+            "totals": lambda fd: MappedArray(fd, struct["totals"]),
+            "rule_counters": lambda fd: PerCpuArray(fd, struct["rule_counter"]),
+            "counters": lambda fd: PerCpuArray(fd, u64),
+            "cpu_state": lambda fd: PerCpuArray(fd, struct["cpu_state"]),
+            "events": lambda fd: Ring(fd, layout.events),
+        }
+        self._maps = {name: make(fds[name]) for name, make in makers.items() if name in fds}
+        for name, opened in self._maps.items():
+            setattr(self, name, opened)
         self._epoch = self.config.words()  # the epoch is config's first word
         self.is_open = True
 
@@ -65,7 +88,8 @@ class Handle:
         fds: dict[str, int] = {}
         try:
             for name in (LAYOUT_MAP, *MAPS, *PROGRAMS):
-                fds[name] = libbpf.obj_get(str(directory / name))
+                if name not in MAPS or (directory / name).exists():
+                    fds[name] = libbpf.obj_get(str(directory / name))
             layout = Layout.decode(PlainArray(fds[LAYOUT_MAP]).read(0))
             return Handle(fds, layout)
         except KernelError:
@@ -75,12 +99,11 @@ class Handle:
 
     def objects(self) -> dict[str, int]:
         """Descriptors by the name they are pinned under."""
-        return {LAYOUT_MAP: self.description.fd, **{name: self.map(name).fd for name in MAPS}, **self.programs}
+        return {LAYOUT_MAP: self.description.fd, **{name: m.fd for name, m in self._maps.items()}, **self.programs}
 
-    def map(self, name: str) -> HashMap | MappedArray | PerCpuArray | Ring:
+    def map(self, name: str) -> AnyMap:
         """A map by its name in bpf/bcc.c."""
-        found: HashMap | MappedArray | PerCpuArray | Ring = getattr(self, name)
-        return found
+        return self._maps[name]
 
     @property
     def revision(self) -> int:
@@ -133,7 +156,7 @@ class Handle:
             self.is_open = False
             del self._epoch
             self.description.close()
-            for name in MAPS:
-                self.map(name).close()
+            for opened in self._maps.values():
+                opened.close()
             for fd in self.programs.values():
                 os.close(fd)

@@ -82,7 +82,7 @@ def load_source(main: Path, programs: Mapping[str, str], cflags: list[str], vers
             loaded.programs[name] = _load_program(name, programs[name], instructions, list(loaded.maps.values()))
     except KernelError as error:
         loaded.close()
-        if error.errno in (errno.EACCES, errno.EINVAL):  # the verifier's: BCC shows it with source lines
+        if error.errno in (errno.EACCES, errno.EINVAL, errno.E2BIG):  # the verifier's: BCC shows it with source lines
             with tempfile.TemporaryDirectory() as scratch:
                 _run([str(main), functions, str(Path(scratch) / "out.json"), "--load", *cflags])
         raise

@@ -8,11 +8,9 @@ import numpy as np
 from collector.errors import KernelError
 from collector.kernel import libbpf, pins
 from collector.kernel.datapath import LoadedDatapath
-from collector.kernel.handle import DEFAULT_BUDGET, DEFAULT_SAMPLE, Handle
+from collector.kernel.handle import DEFAULT_BUDGET, DEFAULT_SAMPLE, AnyMap, Handle
 from collector.kernel.layout import new_layout
 from collector.kernel.loader import load
-from collector.kernel.maps import HashMap, MappedArray, PerCpuArray
-from collector.kernel.ring import Ring
 from schemas.codes import Mode
 from schemas.structs import TIMEOUTS
 
@@ -77,7 +75,7 @@ class PrivateDatapath(LoadedDatapath):
         out["key"], out["flow"] = keys, values
         return out
 
-    def map(self, name: str) -> HashMap | MappedArray | PerCpuArray | Ring:
+    def map(self, name: str) -> AnyMap:
         """A map by its name in bpf/bcc.c."""
         return self.handle.map(name)
 

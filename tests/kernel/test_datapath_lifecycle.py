@@ -487,6 +487,20 @@ class TestBridge:
         assert any("br0: its port veth2 is not watched" in notice for notice in datapath.notices)
 
 
+def test_a_predecessor_may_lack_maps_that_came_later(place: Place) -> None:
+    first = place.open()
+    place.packets(2)
+    parsed(first, 2)
+    first.close()
+    (place.pins / "fragments").unlink()
+    predecessor = place.open(knobs=KNOBS | {"RING_BYTES": 131_072}).predecessor
+    assert predecessor is not None
+    predecessor.end_all_flows()
+    assert sorted(ports(drain(predecessor))) == [0, 0, 1, 1]
+    predecessor.unpin()
+    predecessor.close()
+
+
 def test_a_closed_predecessor_is_in_nobodys_way(place: Place) -> None:
     place.open().close()
     datapath = place.open(knobs=KNOBS | {"RING_BYTES": 131_072})
