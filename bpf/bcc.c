@@ -184,6 +184,7 @@ int xdp_ingress(struct xdp_md *ctx)
 	return datapath(s, config, data, end) ? XDP_DROP : XDP_PASS;
 }
 
+/* Passing is TC_ACT_UNSPEC: TC_ACT_OK would keep other people's filters from running. */
 int tc_egress(struct __sk_buff *skb)
 {
 	void *data, *end;
@@ -193,10 +194,10 @@ int tc_egress(struct __sk_buff *skb)
 	u32 from = skb->ingress_ifindex;
 
 	if (!config || !s)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	if (from && watched.lookup(&from)) {
 		counter_add(COUNTER_EGRESS_SKIPPED, 1);
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	}
 	/* Headers may lie outside the linear part. */
 	if (skb->data_end - skb->data < 128 && skb->data_end - skb->data < skb->len)
@@ -211,7 +212,7 @@ int tc_egress(struct __sk_buff *skb)
 	p->ifindex = skb->ifindex;
 	p->flags = FLAG_EGRESS;
 	p->now = bpf_ktime_get_coarse_ns();
-	return datapath(s, config, data, end) ? TC_ACT_SHOT : TC_ACT_OK;
+	return datapath(s, config, data, end) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 int mark(struct xdp_md *ctx)

@@ -16,7 +16,7 @@ from tests.support.workbench import DROP, NS, PASS, Workbench, differences, open
 RING = 16384
 ROOM = (RING - 1) // STRIDE
 HALF = RING // 2 // STRIDE + 1  # records at which samples stop
-TC_OK, TC_SHOT = 0, 2
+TC_NEXT, TC_SHOT = 0xFFFFFFFF, 2  # TC_ACT_UNSPEC: the next filter decides
 SPLIT = Rules((Rule("10.0.0.3/32", ANY, ANY, False), Rule(ANY, ANY, ANY, True)))
 LO = 1
 
@@ -234,7 +234,7 @@ class TestEgress:
     def test_what_the_host_sends(self, bench: Workbench) -> None:
         bench.fresh()
         seen = bench.egress(udp(1).there(), ifindex=LO)
-        assert seen.action == TC_OK
+        assert seen.action == TC_NEXT
         expect = {"event": "new", "flags": {"egress"}, "ifindex": LO, "src": A, "dst": B, "reason": "no_policy"}
         assert differences(seen.events[0], expect) == {}
         bench.check()
@@ -243,12 +243,12 @@ class TestEgress:
         bench.fresh(Rules())
         assert bench.egress(udp(1).there()).action == TC_SHOT
         bench.d.set_config(epoch=bench.revision << 32)
-        assert bench.egress(udp(1).there()).action == TC_OK
+        assert bench.egress(udp(1).there()).action == TC_NEXT
         assert bench.rules() == {0: (1, 1)}
 
     def test_both_hooks_see_one_flow(self, bench: Workbench) -> None:
         bench.fresh(Rules((Rule("10.0.0.1/32", ANY, ANY, True),)))
-        assert bench.egress(udp(1).there()).action == TC_OK
+        assert bench.egress(udp(1).there()).action == TC_NEXT
         seen = bench.send(udp(1).back())
         assert (seen.action, seen.kinds) == (PASS, ["sample"])
         assert differences(seen.events[0], {"packets": (1, 1), "direction": "reply", "flags": set()}) == {}
@@ -277,7 +277,7 @@ class TestEgress:
         assert bench.egress(udp(1).there(), ingress_ifindex=LO).action == TC_SHOT
         watched.put(one, one)
         try:
-            assert bench.egress(udp(1).there(), ingress_ifindex=LO).action == TC_OK
+            assert bench.egress(udp(1).there(), ingress_ifindex=LO).action == TC_NEXT
             assert bench.egress(udp(1).there()).action == TC_SHOT
         finally:
             watched.remove(one)
