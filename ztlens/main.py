@@ -1,29 +1,57 @@
-"""The `ztlens` command: the tree of commands, and the only place where an error becomes a line and an exit status."""
+"""The `ztlens` command: the tree of commands, and the only place where an error becomes a line and an exit status.
 
+Only the modules of commands that a command line may mean are imported: the others would cost half of its time.
+"""
+
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Collection, Sequence
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
 
 from ztlens.command import Config, Database, Debug, Instance, Nats, RunDir, State, remember
-from ztlens.commands import demo, health, history, judge, observe, rules, service
 from ztlens.errors import INTERRUPTED, explain
 
-app = typer.Typer(
-    name="ztlens",
-    help="Judges every packet against policy.yaml inside the Linux kernel and keeps the verdicts as SQL history.",
-    epilog="Exit status: 0 done; 1 the answer is no; 2 usage or bad input; 3 something needed is missing.",
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+ROOMS = {
+    "service": ("up", "down", "collector", "sink"),
+    "observe": ("observe",),
+    "history": ("sql", "violations", "flows", "ledger"),
+    "rules": ("policy", "mode"),
+    "judge": ("judge",),
+    "health": ("status", "doctor", "config", "version"),
+    "demo": ("demo",),
+}
+"""Module of ztlens.commands → the commands it adds, in the order of `ztlens --help`."""
 
 
-@app.callback(invoke_without_command=True)
+def tree(words: Collection[str] | None = None) -> typer.Typer:
+    """All commands, or those modules' that have a command among `words`, if any has."""
+    app = typer.Typer(
+        name="ztlens",
+        help="Judges every packet against policy.yaml inside the Linux kernel and keeps the verdicts as SQL history.",
+        epilog="Exit status: 0 done; 1 the answer is no; 2 usage or bad input; 3 something needed is missing.",
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(root)
+    wanted = [room for room, commands in ROOMS.items() if words is None or not set(words).isdisjoint(commands)]
+    for room in wanted or ROOMS:
+        importlib.import_module(f"ztlens.commands.{room}").add(app)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """`app`: the whole tree, for tests of the documentation."""
+    if name == "app":
+        return tree()
+    raise AttributeError(name)
+
+
 def root(
     context: typer.Context,
     *,
@@ -42,15 +70,13 @@ def root(
         debug=debug,
     )  # fmt: skip
     if version:
-        health.print_version()
+        from ztlens.commands.health import print_version
+
+        print_version()
         raise typer.Exit
     if context.invoked_subcommand is None:
         print(context.get_help())
         raise typer.Exit
-
-
-for room in (service, observe, history, rules, judge, health, demo):
-    room.add(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments or bool(os.environ.get("ZTLENS_DEBUG"))
     try:
-        status = get_command(app).main(args=list(arguments), prog_name="ztlens", standalone_mode=False)
+        words = None if "_ZTLENS_COMPLETE" in os.environ else arguments
+        status = get_command(tree(words)).main(args=list(arguments), prog_name="ztlens", standalone_mode=False)
         sys.stdout.flush()
     except (BrokenPipeError, typer.Abort) as error:
         _quiet_stdout()

@@ -160,7 +160,11 @@ def ledger(
     else:
         _ledger_table(account)
     if not account["balanced"]:
-        error = CliError("the ledger does not balance", "the rows with unequal hops say where; see docs/ledger.md", NO)
+        error = CliError(
+            "the ledger does not balance",
+            "compare the hops of `ztlens ledger` from left to right: where they part, something was lost",
+            NO,
+        )
         show.say(str(explain(error)))
         raise typer.Exit(NO)
 
