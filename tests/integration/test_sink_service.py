@@ -165,24 +165,31 @@ async def test_ten_kills_under_load_and_every_verdict_once(bus: Bus, sink: SinkP
         cuts.append((max(0, first - int(rng.integers(0, 300))), past))
         first = past
 
+    allowed = asyncio.Semaphore(0)
+
     async def load() -> None:
         for a, b in cuts:
+            await allowed.acquire()
             await bus.send([batches.packed(given.rows[a:b], a * STRIDE)])
 
     sending = asyncio.create_task(load())
     seen = 0
-    for _ in range(10):
-        target = min(n, seen + n // 25)
+    for _ in range(10):  # each time another part of the load begins, and the kill comes with the first of it stored
+        for _ in range(len(cuts) // 11):
+            allowed.release()
 
-        async def further(target: int = target) -> int:
+        async def further(before: int = seen) -> int:
             with contextlib.suppress(SinkError):
                 count = int((await rows(sink, "SELECT count(*) FROM store.verdicts"))[0][0])
-                return count if count >= target else 0
+                return count if count > before else 0
             return 0
 
         seen = await until(further, "the sink goes on storing", 60)
+        assert seen < n
         sink.kill()
         await asyncio.to_thread(sink.start, False)
+    for _ in cuts:
+        allowed.release()
     await sending
     await bus.record(batches.loss_record(n, packets=given.packets, final=True))
     await stored(sink, n, 100)
