@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from collector.settings import CollectorSettings
 from schemas.structs import KNOBS, TIMEOUTS
 from sink.client import History
+from sink.settings import SinkSettings
 from sink.store import Commit, memory_store
 from tests.support import batches
 from tests.support.docs import DOCS, ROOT, documents, marked
@@ -110,9 +112,6 @@ def test_settings() -> None:
 
 def test_defaults() -> None:
     """Those with a number or a word; the others are told in prose."""
-    from collector.settings import CollectorSettings
-    from sink.settings import SinkSettings
-
     shown = dict(zip((c.strip("`") for c in cells("Settings")), cells("Settings", 2), strict=True))
     owners: dict[str, Any] = {"collector": CollectorSettings, "sink": SinkSettings}
     for setting in config.SETTINGS:
