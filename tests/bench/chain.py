@@ -57,7 +57,9 @@ class Bench:
     def __enter__(self) -> Self:
         self._up = self._stack.enter_context(Installation(sample="1", rules=1000))
         self._sent = 0
-        self.notes.append(f"{self._seconds:g} s each; row: asked every {ASK_EVERY * 1000:g} ms, the last 10 rows of 100")
+        self.notes.append(
+            f"{self._seconds:g} s each; row: asked every {ASK_EVERY * 1000:g} ms, the last 10 rows of 100"
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -104,9 +106,8 @@ class Bench:
         await client.subscribe(subjects.ALL_LIVE, cb=take)
         await client.flush()
         sender = self._send(self._seconds)
-        while sender.poll() is None:
-            await asyncio.sleep(0.1)
-        await asyncio.sleep(1.0)
+        await asyncio.to_thread(sender.wait, self._seconds + 30)
+        await asyncio.sleep(1.0)  # what is under way
         await client.close()
         assert sender.returncode == 0 and arrived, "the sender failed, or nothing arrived"
         decoder = msgspec.msgpack.Decoder(_Seen)

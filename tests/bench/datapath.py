@@ -4,7 +4,7 @@ Every figure of a run is the least of many short test-runs: one of 20,000 packet
 tick, so among a hundred some are undisturbed even on a busy machine. Those of all subjects take turns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
@@ -27,13 +27,13 @@ NS = "ns/packet"
 
 @dataclass
 class Subject:
-    """One program on one frame. `before` is called before each short run, outside the clock."""
+    """One program on one frame; fd -1: what `stir` was told. `before`: done before each short run, off the clock."""
 
     key: str
     fd: int
     frame: bytes
     action: int
-    before: Callable[[], object] = lambda: None
+    before: Sequence[Callable[[], object]] = ()
 
 
 def _figures() -> list[Figure]:
@@ -107,8 +107,8 @@ class Bench:
     def _hot(self, rules: int, *, peers: bool) -> dict[str, float]:
         self._empty()
         subjects = [
-            Subject(f"hot, {rules} rules", self._xdp, self._allowed, PASS, self._drain),
-            Subject(f"denied, {rules} rules", self._xdp, self._denied, DROP, self._drain),
+            Subject(f"hot, {rules} rules", self._xdp, self._allowed, PASS, [self._drain]),
+            Subject(f"denied, {rules} rules", self._xdp, self._denied, DROP, [self._drain]),
         ]
         if peers:
             subjects += [
@@ -123,14 +123,14 @@ class Bench:
     def _first(self, rules: int, *, peers: bool) -> dict[str, float]:
         stir = self._peers.stir
         subjects = [
-            Subject("stir", -1, self._allowed, PASS, lambda: stir(self._peers.fds["pass"])),
-            Subject(f"first, {rules} rules", -1, self._allowed, PASS, lambda: (self._empty(), stir(self._xdp))),
-            Subject(f"first denied, {rules} rules", -1, self._denied, DROP, lambda: (self._empty(), stir(self._xdp))),
+            Subject("stir", -1, self._allowed, PASS, [lambda: stir(self._peers.fds["pass"])]),
+            Subject(f"first, {rules} rules", -1, self._allowed, PASS, [self._empty, lambda: stir(self._xdp)]),
+            Subject(f"first denied, {rules} rules", -1, self._denied, DROP, [self._empty, lambda: stir(self._xdp)]),
         ]
         if peers:
             count = self._peers.fds["count"]
             subjects.append(
-                Subject("count, first packets", -1, self._allowed, DROP, lambda: (self._peers.forget(), stir(count)))
+                Subject("count, first packets", -1, self._allowed, DROP, [self._peers.forget, lambda: stir(count)])
             )
         return _less(self._least(subjects, self._rounds // 3, self._repeat // 4), "stir")
 
@@ -140,9 +140,9 @@ class Bench:
         self._peers.forget()
         stir = self._peers.stir
         subjects = [
-            Subject("stir", -1, self._allowed, PASS, lambda: stir(self._peers.fds["pass"], flows)),
-            Subject("hot, 60k flows", -1, self._allowed, PASS, lambda: (self._drain(), stir(self._xdp, flows))),
-            Subject("count, 60k flows", -1, self._allowed, DROP, lambda: stir(self._peers.fds["count"], flows)),
+            Subject("stir", -1, self._allowed, PASS, [lambda: stir(self._peers.fds["pass"], flows)]),
+            Subject("hot, 60k flows", -1, self._allowed, PASS, [self._drain, lambda: stir(self._xdp, flows)]),
+            Subject("count, 60k flows", -1, self._allowed, DROP, [lambda: stir(self._peers.fds["count"], flows)]),
         ]
         return _less(self._least(subjects, self._rounds // 4, flows), "stir")
 
@@ -150,7 +150,8 @@ class Bench:
         least = {subject.key: float("inf") for subject in subjects}
         for _ in range(rounds):
             for subject in subjects:
-                subject.before()
+                for step in subject.before:
+                    step()
                 stirred = subject.fd < 0
                 fd = self._peers.fds["stir"] if stirred else subject.fd
                 action, ns = libbpf.test_run(fd, np.frombuffer(subject.frame, np.uint8), repeat=repeat)

@@ -41,7 +41,7 @@ class Options:
 
 
 class Benchmark(Protocol):
-    """One module's `Bench` class, a context manager: entering prepares, `measure` is one run, leaving takes all away."""
+    """One module's `Bench` class, a context: entering prepares, `measure` is one run, leaving takes all away."""
 
     NAME: str
     WHAT: str

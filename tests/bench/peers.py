@@ -39,7 +39,7 @@ class Peers:
         libbpf.update(self._loaded.maps["floor_map"], key, np.zeros(16, np.uint8))
 
     def stir(self, program: int, flows: int = 0) -> int:
-        """The program that makes each run another flow (`flows` of them in turn, 0: always new), then calls `program`."""
+        """A program that makes each run another flow (`flows` in turn, 0: always new), then calls `program`."""
         libbpf.update(self._loaded.maps["target"], np.zeros(1, np.uint32), np.array([program], np.uint32))
         self._stirred.values[1] = flows
         if flows:
@@ -60,7 +60,7 @@ class Peers:
 
 
 class XdpFilter:
-    """Debian's xdp-filter on a veth of its own, with 100 ports and an address; `fd` is its program.
+    """Debian's xdp-filter on a veth of its own, with 100 ports and an address; `fd` is what the kernel runs there.
 
     `missing` says why there is none: it is compared with where it can be, and is no requirement.
     """

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import uvloop
@@ -22,6 +22,7 @@ from bcc import libbcc
 
 from collector.bus import Bus
 from collector.kernel import libbpf
+from collector.kernel.interface import Datapath
 from collector.kernel.private import PrivateDatapath, private_datapath
 from collector.kernel.ring import Ring
 from collector.live import Live
@@ -216,7 +217,7 @@ class Bench:
         for _ in range(self._rounds):
             n = self._fill()
             pump = Pump(
-                datapath, bus, node=NODE, batch=DEFAULTS.batch, batch_wait=DEFAULTS.batch_wait,
+                cast(Datapath, datapath), bus, node=NODE, batch=DEFAULTS.batch, batch_wait=DEFAULTS.batch_wait,
                 in_flight=DEFAULTS.in_flight, offer=offer if live else None,
             )  # fmt: skip
             begun = perf_counter()

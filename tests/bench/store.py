@@ -21,7 +21,7 @@ import numpy as np
 import uvloop
 
 from schemas import envelope, streams, subjects
-from schemas.verdict import STRIDE
+from schemas.verdict import DTYPE, STRIDE
 from sink.client import History
 from sink.errors import SinkError
 from tests.bench.figures import Figure, Options
@@ -140,16 +140,14 @@ class Bench:
 
     def _row_by_row(self) -> float:
         """A few are enough to see it."""
-        rows = traffic(300).rows
+        rows, names = traffic(300).rows, DTYPE.names or ()
         plain = [
             (int(row["time"]), int(row["flow_id"]), row["src"].tobytes(), row["dst"].tobytes(),
-             *(int(row[name]) for name in rows.dtype.names[4:]))
+             *(int(row[name]) for name in names[4:]))
             for row in rows
         ]  # fmt: skip
-        columns = ", ".join(
-            f"{name} {'BLOB' if name in ('src', 'dst') else 'UBIGINT'}" for name in rows.dtype.names
-        )
-        marks = ", ".join("?" * len(rows.dtype.names))
+        columns = ", ".join(f"{name} {'BLOB' if name in ('src', 'dst') else 'UBIGINT'}" for name in names)
+        marks = ", ".join("?" * len(names))
         with duckdb.connect(str(self._scratch / f"peer{self._run}.duckdb")) as connection:
             connection.execute(f"CREATE TABLE verdicts ({columns})")
             begun = time.monotonic()

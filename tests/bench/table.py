@@ -24,8 +24,10 @@ def _block(outcome: Outcome) -> str:
     if len(rows) > 1:
         widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
         right = {1, 5}
-        for row in rows:
-            cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        for line in rows:
+            cells = [
+                c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            ]
             lines.append(("  " + "  ".join(cells)).rstrip())
     lines += [f"  note: {note}" for note in outcome.notes]
     if outcome.failure:
