@@ -86,11 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         words = None if "_ZTLENS_COMPLETE" in os.environ else arguments
         status = get_command(tree(words)).main(args=list(arguments), prog_name="ztlens", standalone_mode=False)
+        if status == INTERRUPTED:
+            _quiet_stdout()  # a reader that is paused would hold up the flush
         sys.stdout.flush()
     except (BrokenPipeError, typer.Abort) as error:
         _quiet_stdout()
         return 0 if isinstance(error, BrokenPipeError) else INTERRUPTED
     except KeyboardInterrupt:
+        _quiet_stdout()
         return INTERRUPTED
     except SystemExit as error:
         # typer answers a broken pipe with sys.exit(1)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,10 @@ async def test_by_the_command_line(nats_server: NatsServer, tmp_path: Path) -> N
         assert n < 1000
     found = json.loads(line.result())
     assert (found["decision"], found["outcome"], found["rule"]) == ("deny", "dropped", "rest")
-    process.send_signal(2)  # Ctrl-C
+    for i in range(200):  # more than the pipe holds: Ctrl-C works while nobody reads, too
+        await client.publish(subjects.verdicts("n1"), batches.packed(rows(1, n + i + 1, **DENIED), (n + i) * STRIDE))
+    await client.flush()
+    process.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(process.wait(), 20) == 130
     assert await process.stderr.read() == b""
     await client.close()

@@ -91,8 +91,12 @@ async def _follow(
 ) -> None:
     """Live verdicts; before them the recorded ones, if asked for. None twice: the subscription is there first."""
     import asyncio
+    import signal
 
     from ztlens.live import follow
+
+    # asyncio's own handler only cancels: that would wait for a write to a reader that is paused.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     async def before() -> list[Row]:
         if not look_back:
