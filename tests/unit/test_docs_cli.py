@@ -15,7 +15,7 @@ from sink.client import History
 from sink.settings import SinkSettings
 from sink.store import Commit, memory_store
 from tests.support import batches
-from tests.support.docs import DOCS, ROOT, documents, marked
+from tests.support.docs import DOCS, ROOT, blocks, documents, marked
 from ztlens import command, config, judging, verdicts
 from ztlens.main import app, main
 
@@ -88,13 +88,20 @@ def test_no_command_too_many() -> None:
     assert titles == set(COMMANDS)
 
 
+def code_of(file: Path) -> list[str]:
+    """Lines of blocks and spans of code."""
+    text = file.read_text(encoding="utf-8")
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    return spans + [line for block in blocks(file) for line in block.text.splitlines()]
+
+
 def test_commands_named_in_all_documents_exist() -> None:
-    """`ztlens xyz` in code of any document begins with a command there is."""
+    """What follows `ztlens` in code is a command there is."""
     first = {name.split()[0] for name in COMMANDS}
     for file in documents():
-        text = file.read_text(encoding="utf-8")
-        for word in re.findall(r"(?:^|[`$ /])ztlens (?:--?[\w-]+(?: [A-Za-z0-9_./]+)? )?([a-z]+)\b(?=[^`\n]*`)", text):
-            assert word in first, f"{file.name}: ztlens {word}"
+        for line in code_of(file):
+            for word in re.findall(r"(?:^|[$` /])ztlens (?:--?[\w-]+(?: [\w./]+)? )?([a-z]+)\b", line):
+                assert word in first, f"{file.name}: {line}"
 
 
 def test_options_named_in_all_documents_exist() -> None:
