@@ -1,4 +1,4 @@
-"""What a frame is, written a second time from docs/datapath.md, slowly and in Python: the kernel parser must agree.
+"""What a frame is, written a second time from docs/architecture.md, slowly and in Python: the kernel parser must agree.
 
 Bytes are cut into slices as the headers claim, and anything that does not fit raises. Nothing is shared with bpf/.
 """

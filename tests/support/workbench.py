@@ -1,7 +1,7 @@
 """A loaded datapath on a bench: packets in, what happened out, and the books checked after every step.
 
 With `sample=1` every packet of a flow and every untracked one has an event, so each judgement can be seen. `check`
-holds invariants 1 and 2 of docs/datapath.md over everything since `fresh`.
+holds invariants 1 and 2 of docs/architecture.md over everything since `fresh`.
 """
 
 import ipaddress

@@ -49,3 +49,12 @@ def test_scripts_named_exist() -> None:
     for file in documents():
         for name in re.findall(r"scripts/[a-z]+\.sh", file.read_text(encoding="utf-8")):
             assert (ROOT / name).exists(), f"{file.name}: {name}"
+
+
+def test_documents_named_in_the_code_exist() -> None:
+    """Hints and comments send people to documents."""
+    for room in ("bpf", "schemas", "policy", "collector", "sink", "ztlens", "scripts", "deploy", "tests"):
+        for file in (ROOT / room).rglob("*"):
+            if file.suffix in (".py", ".h", ".c", ".sh", ".yaml") and "node_modules" not in file.parts:
+                for name in re.findall(r"docs/[a-z-]+\.md", file.read_text(encoding="utf-8")):
+                    assert (ROOT / name).exists(), f"{file.relative_to(ROOT)}: {name}"
