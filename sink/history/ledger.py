@@ -4,7 +4,7 @@ Of each ring the final record counts, else the last one with the flow table's su
 are counted below the position that record calls acknowledged, so all numbers are of one moment; events stored are
 counted from ranges, so retention does not change them.
 
-Exact (docs/architecture.md, invariants) once the ring is final. On a live ring the counters are read one after the other
+Exact (docs/architecture.md, ledger) once the ring is final. On a live ring the counters are read one after the other
 while packets arrive: up to LIVE_TOLERANCE may differ, and what is acknowledged but not yet stored is `in_flight`.
 """
 
