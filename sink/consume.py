@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nats
@@ -48,6 +48,7 @@ class Item:
     sequence: int
     content: Batch | PolicyRecord | LossRecord | None = None
     dead: bool = False
+    part: bool = False  # the rest of this message follows
     missed: tuple[int, int] | None = None  # first and last sequence before it that the stream no longer had
 
 
@@ -94,7 +95,7 @@ class Reader:
         name: str,
         store: Store,
         settings: SinkSettings,
-        queue: "asyncio.Queue[Item]",
+        queue: "Waiting",
         write: Callable[..., Awaitable[Any]],
     ) -> None:
         self.name = name
@@ -199,7 +200,7 @@ class Reader:
         except EnvelopeError as error:
             await self._bury(client, message, sequence, str(error))
         missed = None if sequence == self.position + 1 else (self.position + 1, sequence - 1)
-        await self._queue.put(Item(self.name, sequence, content, content is None, missed))
+        await self._queue.put(Item(self.name, sequence, content, dead=content is None, missed=missed))
         self.position = sequence
 
     async def _bury(self, client: Client, message: Msg, sequence: int, reason: str) -> None:
@@ -242,29 +243,58 @@ class _Ended(NatsError):
     """The consumer is gone: a new one is made."""
 
 
-async def gather(queue: "asyncio.Queue[Item]", settings: SinkSettings) -> Commit:
+class Waiting:
+    """Items on their way from the readers to the commits, in order; of a split one the rest comes first."""
+
+    def __init__(self, size: int) -> None:
+        self._queue: asyncio.Queue[Item] = asyncio.Queue(size)
+        self._rest: Item | None = None
+
+    async def put(self, item: Item) -> None:
+        """Add an item; waits while `size` of them are there."""
+        await self._queue.put(item)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing can be taken at once."""
+        return self._rest is None and self._queue.empty()
+
+    async def get(self, most: int) -> Item:
+        """The next item, or as much of it as has `most` rows."""
+        item = self._rest or await self._queue.get()
+        self._rest = None
+        if not isinstance(item.content, Batch) or item.content.n <= most:
+            return item
+        head, tail = item.content.split(most)
+        self._rest = replace(item, content=tail, missed=None)
+        return replace(item, sequence=item.sequence - 1, content=head, part=True)
+
+
+async def gather(waiting: Waiting, settings: SinkSettings) -> Commit:
     """The next commit: waits for a first message, then for commit_rows or commit_wait, then takes what is there."""
     loop = asyncio.get_running_loop()
     commit = Commit()
-    add(commit, await queue.get())
+    most = settings.commit_rows_max
+    add(commit, await waiting.get(most))
     end = loop.time() + settings.commit_wait
     while commit.rows < settings.commit_rows:
         try:
-            add(commit, await asyncio.wait_for(queue.get(), end - loop.time()))
+            async with asyncio.timeout_at(end):
+                add(commit, await waiting.get(most - commit.rows))
         except TimeoutError:
             return commit
-    take_ready(commit, queue, settings.commit_rows_max)
+    await take_ready(commit, waiting, most)
     return commit
 
 
-def take_ready(commit: Commit, queue: "asyncio.Queue[Item]", most: int) -> None:
-    """Add what waits in the queue, up to `most` rows."""
-    while commit.rows < most and not queue.empty():
-        add(commit, queue.get_nowait())
+async def take_ready(commit: Commit, waiting: Waiting, most: int) -> None:
+    """Add what is there already, up to exactly `most` rows: a commit that fills a row group is written only once."""
+    while commit.rows < most and not waiting.empty:
+        add(commit, await waiting.get(most - commit.rows))
 
 
 def add(commit: Commit, item: Item) -> None:
-    """Put a message into a commit."""
+    """Put an item into a commit."""
     if item.missed:
         commit.missed.append((item.stream, *item.missed))
     commit.marks[item.stream] = item.sequence
@@ -272,7 +302,7 @@ def add(commit: Commit, item: Item) -> None:
         commit.batches.append(item.content)
     elif item.content is not None:
         commit.records.append(item.content)
-    commit.messages += item.content is not None or item.dead
+    commit.messages += (item.content is not None or item.dead) and not item.part
     commit.dead += item.dead
 
 

@@ -14,7 +14,7 @@ from nats.aio.client import Client
 
 from schemas import subjects
 from sink import api
-from sink.consume import AWAY, Item, Reader, connect, gather, stream_info, take_ready
+from sink.consume import AWAY, Reader, Waiting, connect, gather, stream_info, take_ready
 from sink.errors import StoreError
 from sink.gaps import HoleWatch
 from sink.history.ledger import rfc3339
@@ -36,7 +36,7 @@ class Sink:
         self.settings = settings
         self.started = time.time_ns()
         self.client: Client | None = None
-        self._queue: asyncio.Queue[Item] = asyncio.Queue(settings.fetch * 2)
+        self._queue = Waiting(settings.fetch * 2)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._readers = {
             name: Reader(name, store, settings, self._queue, self.write)
@@ -88,9 +88,9 @@ class Sink:
     async def flush(self) -> None:
         """Commit what is still in the queue."""
         self._stopping = True
-        while not self._queue.empty():
+        while not self._queue.empty:
             commit = Commit()
-            take_ready(commit, self._queue, self.settings.commit_rows_max)
+            await take_ready(commit, self._queue, self.settings.commit_rows_max)
             if not await self._store(commit):
                 return
 

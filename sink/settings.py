@@ -15,7 +15,7 @@ class SinkSettings:
     keep_bytes: int = 0
     commit_rows: int = 10_000  # a commit waits for so many rows …
     commit_wait: float = 0.25  # … or so long
-    commit_rows_max: int = 120_000  # and takes no more than so many (DuckDB's row group holds 122,880)
+    commit_rows_max: int = 122_880  # and takes no more: DuckDB's row group, written once when a commit fills it exactly
     fetch: int = 32  # messages asked of the stream ahead
     gap_deadline: float = 30.0  # a hole below the acknowledged position, this old with all read, is a gap
     retention_interval: float = 3600.0

@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
@@ -41,6 +41,13 @@ class Batch:
     stride: int
     n: int
     columns: dict[str, np.ndarray]
+
+    def split(self, n: int) -> tuple["Batch", "Batch"]:
+        """The first `n` rows and the rest."""
+        middle = self.first + n * self.stride
+        head = {name: column[:n] for name, column in self.columns.items()}
+        tail = {name: column[n:] for name, column in self.columns.items()}
+        return replace(self, past=middle, n=n, columns=head), replace(self, first=middle, n=self.n - n, columns=tail)
 
 
 @dataclass

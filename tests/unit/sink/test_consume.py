@@ -1,14 +1,13 @@
 """From messages to commits, without a server."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
 from schemas import messages, subjects
 from schemas.errors import EnvelopeError
-from schemas.messages import LossRecord, PolicyRecord
-from sink.consume import Item, decode, gather, take_ready
+from schemas.messages import PolicyRecord
+from sink.consume import Item, Waiting, decode, gather, take_ready
 from sink.settings import SinkSettings
 from sink.store import Batch, Commit
 from tests.support import batches
@@ -54,30 +53,55 @@ def item(sequence: int, rows: int = 10) -> Item:
     return Item(V, sequence, decode(V, subjects.verdicts("n"), batches.packed(batches.traffic(rows * 3).rows[:rows])))
 
 
+async def waiting(*items: Item) -> Waiting:
+    out = Waiting(len(items))
+    for one in items:
+        await out.put(one)
+    return out
+
+
 async def test_a_commit_waits_for_rows() -> None:
-    queue: asyncio.Queue[Item] = asyncio.Queue()
-    for sequence in range(1, 8):
-        queue.put_nowait(item(sequence))
+    queue = await waiting(*(item(sequence) for sequence in range(1, 8)))
     commit = await gather(queue, settings(commit_rows=30, commit_rows_max=50, commit_wait=3600))
     assert (commit.rows, commit.messages, commit.marks) == (50, 5, {V: 5})
-    assert queue.qsize() == 2
+    assert not queue.empty
 
 
 async def test_or_for_its_time() -> None:
-    queue: asyncio.Queue[Item] = asyncio.Queue()
-    queue.put_nowait(item(1))
+    queue = await waiting(item(1))
     commit = await gather(queue, settings(commit_rows=30, commit_wait=0.01))
     assert (commit.rows, commit.messages) == (10, 1)
 
 
-def test_dead_letters_and_losses_move_the_watermark() -> None:
-    queue: asyncio.Queue[Item] = asyncio.Queue()
-    for one in (Item(V, 4, missed=(1, 4)), Item(V, 8, dead=True, missed=(5, 7)), Item(R, 2, batches.policy_record())):
-        queue.put_nowait(one)
+async def test_a_commit_is_filled_exactly_and_the_watermark_stays_before_the_split_message() -> None:
+    queue = await waiting(*(item(sequence) for sequence in range(1, 5)))
+    given = settings(commit_rows=1, commit_rows_max=25)
+    commit = await gather(queue, given)
+    assert (commit.rows, commit.messages, commit.marks) == (25, 2, {V: 2})
+    assert [batch.n for batch in commit.batches] == [10, 10, 5]
+    rest = await gather(queue, given)
+    assert (rest.rows, rest.messages, rest.marks) == (15, 2, {V: 4})
+    assert rest.batches[0].first == commit.batches[2].past
+    assert rest.batches[0].past == commit.batches[0].past
+    assert (rest.batches[0].columns["time"] == commit.batches[0].columns["time"][5:]).all()
+    assert queue.empty
+
+
+async def test_a_large_message_takes_several_commits() -> None:
+    queue = await waiting(item(1, 60))
+    commits = [await gather(queue, settings(commit_rows=1, commit_rows_max=25)) for _ in range(3)]
+    assert [commit.rows for commit in commits] == [25, 25, 10]
+    assert [commit.marks for commit in commits] == [{V: 0}, {V: 0}, {V: 1}]
+    assert [commit.messages for commit in commits] == [0, 0, 1]
+
+
+async def test_dead_letters_and_losses_move_the_watermark() -> None:
+    queue = await waiting(
+        Item(V, 4, missed=(1, 4)), Item(V, 8, dead=True, missed=(5, 7)), Item(R, 2, batches.policy_record())
+    )
     commit = Commit()
-    take_ready(commit, queue, 100)
+    await take_ready(commit, queue, 100)
     assert commit.missed == [(V, 1, 4), (V, 5, 7)]
     assert commit.marks == {V: 8, R: 2}
     assert (commit.messages, commit.dead, len(commit.records)) == (2, 1, 1)
     assert isinstance(commit.records[0], PolicyRecord)
-    assert not isinstance(commit.records[0], LossRecord)
