@@ -19,7 +19,7 @@ from tests.support.netns import Lab
 
 SOURCE = Path(__file__).parent / "programs" / "peers.c"
 PROGRAMS = ("pass", "drop", "lookup", "count", "stir")
-FILTER_PINS = Path("/sys/fs/bpf/xdp-filter")
+FILTER_PINS, LIBXDP_PINS = Path("/sys/fs/bpf/xdp-filter"), Path("/sys/fs/bpf/xdp")
 
 
 class Peers:
@@ -77,6 +77,7 @@ class XdpFilter:
             self.missing = f"xdp-filter is in use on this machine ({FILTER_PINS}): left alone"
         else:
             self._lab = Lab().__enter__()
+            self._libxdp_was = LIBXDP_PINS.exists()
             try:
                 self._load(self._lab)
             except (subprocess.SubprocessError, OSError) as error:
@@ -109,3 +110,5 @@ class XdpFilter:
         if self._lab is not None:
             subprocess.run([*self._enter, "unload", "veth0"], check=False, capture_output=True, timeout=20)
             self._lab.__exit__(kind, error, trace)
+            if not self._libxdp_was and LIBXDP_PINS.exists() and not any(LIBXDP_PINS.iterdir()):
+                LIBXDP_PINS.rmdir()

@@ -7,7 +7,6 @@ the same machine. The peers are the same loops around BCC's callback, which is a
 
 import asyncio
 import ctypes
-import os
 import tempfile
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,6 @@ from collector.bus import Bus
 from collector.kernel import libbpf
 from collector.kernel.interface import Datapath
 from collector.kernel.private import PrivateDatapath, private_datapath
-from collector.kernel.ring import Ring
 from collector.live import Live
 from collector.names import RevisionNames
 from collector.ring import Pump, clock_offset
@@ -89,8 +87,8 @@ class Bench:
 
     def measure(self) -> dict[str, float]:
         out = {
-            "BCC → bytes": self._rate(self._read_bcc, 1),
-            "ring → numpy": self._rate(self._read),
+            "BCC → bytes": self._rate(self._fill_bcc, self._read_bcc, 1),
+            "ring → numpy": self._rate(self._fill, self._read, self._rounds),
             "BCC → JetStream": uvloop.run(self._with_bus(self._publish_bcc)),
         }
         out["without live"] = uvloop.run(self._with_bus(lambda bus: self._publish(bus, live=False)))
@@ -117,11 +115,11 @@ class Bench:
         self._filling += process_time() - begun
         return n
 
-    def _rate(self, drain: Callable[[], int], rounds: int = 0) -> float:
+    def _rate(self, fill: Callable[[], int], drain: Callable[[], int], rounds: int) -> float:
         """Events a second of `drain`, which returns how many it took."""
         events = seconds = 0.0
-        for _ in range(rounds or self._rounds):
-            n = self._fill()
+        for _ in range(rounds):
+            n = fill()
             begun = perf_counter()
             drained = drain()
             seconds += perf_counter() - begun
@@ -154,14 +152,14 @@ class Bench:
             libbcc.lib.bpf_consume_ringbuf(reader)
         finally:
             libbcc.lib.bpf_free_ringbuf(reader)
-        self._reopen()
+        self._datapath.handle.totals.values["consumed"][0] = self._datapath.consumed // self._datapath.stride
 
-    def _reopen(self) -> None:
-        """Our reader goes on where BCC's stopped."""
-        handle = self._datapath.handle
-        old, handle.events = handle.events, Ring(os.dup(handle.events.fd))
-        old.close()
-        handle.totals.values["consumed"][0] = handle.events.consumed // handle.events.stride
+    def _fill_bcc(self) -> int:
+        """`_fill`; our own reader looks at it once, so that it goes on behind what BCC will release."""
+        n = self._fill()
+        while self._datapath.read(65_536) is not None:
+            pass
+        return n
 
     def _read_bcc(self) -> int:
         records: list[bytes] = []
@@ -170,7 +168,7 @@ class Bench:
 
     async def _publish_bcc(self, bus: Bus) -> float:
         """The simplest such loop: gather a batch, publish it, wait for the acknowledgement of all."""
-        n, consumed = self._fill(), self._datapath.consumed
+        n, consumed = self._fill_bcc(), self._datapath.consumed
         begun = perf_counter()
         records: list[bytes] = []
         tasks: list[asyncio.Task[None]] = []
