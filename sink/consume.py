@@ -271,18 +271,24 @@ class Waiting:
 
 
 async def gather(waiting: Waiting, settings: SinkSettings) -> Commit:
-    """The next commit: waits for a first message, then for commit_rows or commit_wait, then takes what is there."""
+    """The next commit: waits for a first message, then for commit_rows or commit_wait, then takes what is there.
+
+    Loss records without news (neither final nor with the flow table's sums) wait for idle_wait.
+    """
     loop = asyncio.get_running_loop()
     commit = Commit()
     most = settings.commit_rows_max
-    add(commit, await waiting.get(most))
-    end = loop.time() + settings.commit_wait
+    end = None
     while commit.rows < settings.commit_rows:
         try:
             async with asyncio.timeout_at(end):
-                add(commit, await waiting.get(most - commit.rows))
+                item = await waiting.get(most - commit.rows)
         except TimeoutError:
             return commit
+        add(commit, item)
+        routine = isinstance(item.content, LossRecord) and item.content.flows is None and not item.content.final
+        soon = loop.time() + (settings.idle_wait if routine else settings.commit_wait)
+        end = soon if end is None else min(end, soon)
     await take_ready(commit, waiting, most)
     return commit
 

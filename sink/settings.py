@@ -16,6 +16,7 @@ class SinkSettings:
     commit_rows: int = 10_000  # a commit waits for so many rows …
     commit_wait: float = 0.25  # … or so long
     commit_rows_max: int = 122_880  # and takes no more: DuckDB's row group, written once when a commit fills it exactly
+    idle_wait: float = 5.0  # counters of a quiet node wait so long: a commit a second would cost 1-2 % of a core
     fetch: int = 32  # messages asked of the stream ahead
     gap_deadline: float = 30.0  # a hole below the acknowledged position, this old with all read, is a gap
     retention_interval: float = 3600.0

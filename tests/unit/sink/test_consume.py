@@ -73,6 +73,15 @@ async def test_or_for_its_time() -> None:
     assert (commit.rows, commit.messages) == (10, 1)
 
 
+async def test_counters_of_a_quiet_node_wait_for_company() -> None:
+    routine = [Item(R, n, batches.loss_record(1, flows=None)) for n in range(1, 4)]
+    given = settings(commit_wait=0.01, idle_wait=0.05)
+    assert (await gather(await waiting(*routine), given)).marks == {R: 3}
+    scanned = Item(R, 4, batches.loss_record(1))
+    commit = await gather(await waiting(*routine, scanned), settings(commit_wait=0.01, idle_wait=3600))
+    assert commit.marks == {R: 4}
+
+
 async def test_a_commit_is_filled_exactly_and_the_watermark_stays_before_the_split_message() -> None:
     queue = await waiting(*(item(sequence) for sequence in range(1, 5)))
     given = settings(commit_rows=1, commit_rows_max=25)
