@@ -130,11 +130,13 @@ static __always_inline u32 flow_emit(struct flow *flow, const struct flow_key *k
 			continue;
 		}
 		hi = flow->flipped;
-		/* What is late is dated by the flow's first or last packet, on the coarse clock. */
-		if (p && (kind != DUE_NEW || flow->first_seen == p->now))
+		/* The coarse clock may be a tick behind the precise one: an `end` must not come before its `new`. */
+		if (kind == DUE_NEW)
+			event->time = flow->first_seen;
+		else if (p)
 			event->time = clock_precise(p->now);
 		else
-			event->time = kind == DUE_NEW ? flow->first_seen : flow->last_seen;
+			event->time = flow->last_seen > flow->first_seen ? flow->last_seen : flow->first_seen;
 		event->flow_id = flow->id;
 		__builtin_memcpy(event->src, hi ? key->hi : key->lo, 16);
 		__builtin_memcpy(event->dst, hi ? key->lo : key->hi, 16);
@@ -158,7 +160,7 @@ static __always_inline u32 flow_emit(struct flow *flow, const struct flow_key *k
 		event->family = key->family;
 		event->proto = key->proto;
 		if ((key->proto == IPPROTO_ICMP && key->family == 4) || (key->proto == IPPROTO_ICMPV6 && key->family == 6)) {
-			event->sport = key->lo_port;
+			event->sport = icmp_query(key->family, flow->icmp_type) ? key->lo_port : 0;
 			event->dport = flow->icmp_type;
 		} else {
 			event->sport = hi ? key->hi_port : key->lo_port;
@@ -217,6 +219,8 @@ static __always_inline void untracked_emit(const struct packet *p, const struct 
 	event->dst_identity = answer->dst_identity;
 	event->ifindex = p->ifindex;
 	event->sport = reversed && p->ports <= GROUP_SCTP ? p->dport : p->sport;
+	if (p->ports >= GROUP_ICMP && p->ports <= GROUP_ICMPV6 && !icmp_query(p->family, p->icmp_type))
+		event->sport = 0; /* the parser keeps the hop limit there */
 	event->dport = reversed && p->ports <= GROUP_SCTP ? p->sport : p->dport;
 	event->family = p->family;
 	event->proto = p->proto;

@@ -61,7 +61,8 @@ static __always_inline void flow_begin(struct flow *flow, const struct packet *p
 {
 	flow->verdict = answer->verdict;
 	flow->id = id;
-	flow->first_seen = flow->last_seen = p->now;
+	flow->first_seen = clock_precise(p->now);
+	flow->last_seen = p->now;
 	flow->src_identity = answer->src_identity;
 	flow->dst_identity = answer->dst_identity;
 	flow->sample = answer->sample;

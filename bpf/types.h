@@ -163,7 +163,7 @@ _Static_assert(sizeof(struct flow_key) == 40, "flow_key");
 struct flow {
 	u64 verdict; /* packed: revision << 32 | rule << 16 | reason << 8 | VERDICT_* bits */
 	u64 id; /* unique within the ring: cpu << 48 | serial */
-	u64 first_seen; /* ns since boot, coarse clock */
+	u64 first_seen; /* ns since boot */
 	u64 last_seen; /* ns since boot, coarse clock */
 	u64 packets[2]; /* [0] original, [1] reply */
 	u64 bytes[2]; /* [0] original, [1] reply; layer 2 without FCS */

@@ -66,7 +66,7 @@ FLOW = Struct(
     (
         Field("verdict", "u64", "packed: revision << 32 | rule << 16 | reason << 8 | VERDICT_* bits"),
         Field("id", "u64", "unique within the ring: cpu << 48 | serial"),
-        Field("first_seen", "u64", "ns since boot, coarse clock"),
+        Field("first_seen", "u64", "ns since boot"),
         Field("last_seen", "u64", "ns since boot, coarse clock"),
         Field("packets", "u64", "[0] original, [1] reply", 2),
         Field("bytes", "u64", "[0] original, [1] reply; layer 2 without FCS", 2),
