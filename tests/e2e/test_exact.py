@@ -54,7 +54,7 @@ def differences(before: dict[str, int], after: dict[str, int]) -> dict[str, int]
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    directory: Path = tmp_path_factory.mktemp("exact")
+    directory: Path = tmp_path_factory.mktemp("exact") / "one"
     with Lab() as lab:
         house = House(lab)
         with Installation(lab, directory, netns=house.host, interfaces=INTERFACES) as one:
@@ -64,7 +64,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
             one.json("mode", "enforce")
             dropped(out)
             out.ledger = one.down(up)
-            assert one.leftovers() == []
+            assert one.leftovers() == [] and not one.run_dir.exists()
             yield out
 
 

@@ -96,6 +96,7 @@ class Installation:
         self, lab: Lab, directory: Path, *, netns: str = "", interfaces: Sequence[str] = ("veth0",),
         knobs: Mapping[str, int] = KNOBS, timeouts: Mapping[str, int] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
+        directory.mkdir(exist_ok=True)
         self.directory = directory
         self.name = f"{lab.prefix}-{directory.name}".replace(".", "-")
         self.state, self.run_dir, self.pins = directory / "state", directory / "run", PINS / self.name
@@ -235,20 +236,24 @@ class Installation:
     # ── what is left of it ──────────────────────────────────────────────────────────────────────────────────────
 
     def processes(self) -> list[str]:
-        """Command lines of live processes that name this installation's directory."""
-        out = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
+        """Command lines of live processes that have to do with this installation's directory."""
+        out, mine = [], os.fsencode(self.directory)
+        for path in Path("/proc").glob("[0-9]*"):
             try:
-                command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                state = (path.parent / "stat").read_text().rpartition(")")[2].split()[0]
+                command, state = (path / "cmdline").read_bytes(), (path / "stat").read_text().rpartition(")")[2].split()
+                if state[0] != "Z" and (mine in command or mine in (path / "environ").read_bytes()):
+                    out.append(command.replace(b"\0", b" ").decode(errors="replace"))
             except OSError:
                 continue
-            if str(self.directory) in command and state != "Z" and int(path.parent.name) != os.getpid():
-                out.append(command)
         return out
 
     def leftovers(self) -> list[str]:
-        """What may not be there once all is down: pins, run directory, locks, processes."""
-        there = [self.pins, self.pins.with_name(self.pins.name + "+new"), self.run_dir, *PINS.glob(f"{self.name}+*")]
+        """What may not be there once all is down: pins, files in the run directory, locks, processes."""
+        there = [
+            self.pins,
+            self.pins.with_name(self.pins.name + "+new"),
+            *self.run_dir.glob("*"),
+            *PINS.glob(f"{self.name}+*"),
+        ]
         locks = Path("/run/ztlens").glob(f"*{self.name}*") if Path("/run/ztlens").is_dir() else ()
         return [str(path) for path in (*there, *locks) if path.exists()] + self.processes()
