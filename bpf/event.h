@@ -26,7 +26,7 @@ static __always_inline int event_allowed(struct cpu_state *cpu, const struct con
 {
 	u64 full = (u64)config->budget * NS_PER_S;
 	u64 floor = sample ? full / 2 : denied ? 0 : full / 4;
-	u64 passed = now - cpu->refilled;
+	u64 passed = now > cpu->refilled ? now - cpu->refilled : 0;
 
 	if (passed) {
 		u64 tokens = cpu->tokens + (passed > NS_PER_S ? NS_PER_S : passed) * config->budget;

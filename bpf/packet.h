@@ -62,6 +62,7 @@ struct cursor {
 
 /* No program interrupts another on its CPU: XDP and TC run with softirqs off. */
 struct scratch {
+	u64 tick, tick_ns; /* jiffies at the last look at the coarse clock, and what it said */
 	struct packet packet;
 	struct cursor cursor;
 	struct flow_key key;

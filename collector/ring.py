@@ -78,6 +78,12 @@ class Batch:
     acknowledged: bool = False
 
 
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    """One array of several, as plain bytes: numpy joins structs field by field, 152 ns a row against 5."""
+    kind = parts[0].dtype
+    return np.concatenate([part.view(f"V{kind.itemsize}") for part in parts]).view(kind)
+
+
 class Pump:
     """Moves one ring into the stream VERDICTS. Counters are events: received = sent + waiting, acknowledged ≤ sent."""
 
@@ -153,7 +159,7 @@ class Pump:
     async def _send(self) -> None:
         """Hand the rows read so far to a publisher; waits while `in_flight` batches are unacknowledged."""
         await self._slots.acquire()
-        rows = self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
+        rows = self._parts[0] if len(self._parts) == 1 else _join(self._parts)
         batch = Batch(self._start, self._start + len(rows) * self.ring.stride)
         self._parts, self._rows = [], 0
         self.sent += len(rows)

@@ -25,7 +25,7 @@ class Parsed:
     """`kind`: non_ip, malformed, whole, first_fragment, later_fragment, icmp_error or icmp_unrelated.
 
     `src` … `proto` are what an event about this packet says; `key` names the flow it belongs to, both ways the same
-    (None: none). ICMP: `sport` is a query's id, else the hop limit; `dport` this packet's type.
+    (None: none). ICMP: `sport` is a query's id, else 0; `dport` this packet's type.
     """
 
     kind: str
@@ -103,10 +103,10 @@ def _extension(ip: _Ip) -> None:
 
 
 def _layer4(ip: _Ip, quoted: bool) -> tuple[int, int]:
-    """(sport, dport); of ICMP (id or hop limit, type)."""
+    """(sport, dport); of ICMP (id or 0, type)."""
     if ip.proto == ICMP_PROTO[ip.family]:
         head = _take(ip.payload, 8)
-        return (struct.unpack_from("!H", head, 4)[0] if (ip.family, head[0]) in QUERIES else ip.hop_limit), head[0]
+        return (struct.unpack_from("!H", head, 4)[0] if (ip.family, head[0]) in QUERIES else 0), head[0]
     if ip.proto not in PORTED:
         return 0, 0
     head = _take(ip.payload, 8 if quoted else PORTED[ip.proto])
