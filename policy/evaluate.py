@@ -9,16 +9,18 @@ import numpy as np
 from policy.compile import Compiled
 from policy.lookup import ADDRESS
 from schemas.codes import PROTOCOLS, Decision, IdentityId, Reason, RuleId
-from schemas.structs import PORT_GROUPS
+from schemas.structs import PORT_GROUPS, PORTS_PER_SLOT
 
 CHUNK = 16_384
 """Tuples at a time: the intermediate arrays stay in the second-level cache."""
 
-_PORT_BASE = PORT_GROUPS["OTHER"][0] + np.arange(256, dtype=np.intp)
-_PORT_MASK = np.zeros(256, np.intp)
+# By protocol, + 256 over IPv6: ICMP of the other family has no types.
+_PORT_BASE = np.tile(PORT_GROUPS["OTHER"][0] + np.arange(256, dtype=np.intp), 2)
+_PORT_MASK = np.zeros(512, np.intp)
 for _number, _word in PROTOCOLS.items():
-    _PORT_BASE[_number], _size = PORT_GROUPS[_word.upper()]
-    _PORT_MASK[_number] = _size - 1
+    for _row in {"icmp": (_number,), "icmpv6": (_number + 256,)}.get(_word, (_number, _number + 256)):
+        _PORT_BASE[_row], _size = PORT_GROUPS[_word.upper()]
+        _PORT_MASK[_row] = _size - 1
 
 
 def evaluate(  # noqa: PLR0917 – the five columns of a tuple
@@ -85,6 +87,21 @@ def lowest_bit(isolated: np.ndarray) -> np.ndarray:
     return (isolated.astype("<f8").view("<i8") >> 52) - 1023
 
 
+def port_places(family: np.ndarray, proto: np.ndarray, port: np.ndarray) -> np.ndarray:
+    """Where a protocol and port (uint8[n], uint16[n]) over a family (uint8[n]) stand in `ports`: intp[n]."""
+    row = ((family & 2).astype(np.intp) << 7) | proto
+    return _PORT_BASE[row] + (port & _PORT_MASK[row])
+
+
+def reachable_places(family: int) -> np.ndarray:
+    """bool[PORTS_PER_SLOT]: where a packet of `family` can stand in `ports`."""
+    mask = np.zeros(PORTS_PER_SLOT, bool)
+    rows = slice(256) if family == 4 else slice(256, 512)
+    for base, highest in zip(_PORT_BASE[rows], _PORT_MASK[rows], strict=True):
+        mask[base : base + highest + 1] = True
+    return mask
+
+
 def _judge(  # noqa: PLR0917
     compiled: Compiled, src: np.ndarray, dst: np.ndarray, family: np.ndarray, proto: np.ndarray, port: np.ndarray
 ) -> dict[str, np.ndarray]:
@@ -97,7 +114,7 @@ def _judge(  # noqa: PLR0917
         columns["reason"] = np.full(len(src), int(Reason.NO_POLICY), "u1")
         columns["report_only"] = np.zeros(len(src), bool)
     else:
-        place = _PORT_BASE[proto] + (port & _PORT_MASK[proto])
+        place = port_places(family, proto, port)
         found = matching_rule(
             compiled, lookup.source_class[src_rows], lookup.destination_class[dst_rows], compiled.ports[place]
         )

@@ -10,11 +10,13 @@ from enum import Enum
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
-from schemas.codes import PROTOCOLS, Decision, PortGroup
+from schemas.codes import Decision, PortGroup
 from schemas.structs import PORT_GROUPS
 
 BITS = {4: 32, 6: 128}
 """Bits of an address by family."""
+
+_TYPED = {PortGroup.ICMP: 1, PortGroup.ICMPV6: 58}
 
 NAME_LENGTH = 80
 """Longest name that an unnamed rule gets, in characters."""
@@ -85,7 +87,8 @@ class Selection:
 
 
 class PortSpan(NamedTuple):
-    """Ports `first`–`last` of TCP, UDP or SCTP; types of ICMP; for OTHER, protocol numbers."""
+    """Ports `first`–`last` of TCP, UDP or SCTP; types of ICMP over IPv4 or ICMPv6 over IPv6; for OTHER, protocol
+    numbers, those of ICMP over IPv6 and ICMPv6 over IPv4 too: without their family they are protocols like others."""
 
     group: PortGroup
     first: int
@@ -104,6 +107,7 @@ class Identity:
     labels: dict[str, str]
     addresses: tuple[Prefix, ...]
     line: int = 0
+    column: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,7 @@ class Rule:
     sample: int = 0  # 1 in N packets of a flow; 0: the node's
     text: str = ""  # as in the file, without indentation
     line: int = 0
+    column: int = 0
 
     @property
     def credit(self) -> tuple[int, str]:
@@ -130,7 +135,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Policy:
-    """A whole file. `hash` is the SHA-256 of `text` in hex."""
+    """A whole file. `hash`: SHA-256 of `text` in hex; `default_at`: line and column of `default`, 0: left out."""
 
     version: int
     default: Decision
@@ -139,6 +144,7 @@ class Policy:
     text: str
     hash: str
     builtins_off: frozenset[str] = frozenset()
+    default_at: tuple[int, int] = (0, 0)
 
 
 def merge_spans(spans: list[PortSpan]) -> tuple[PortSpan, ...]:
@@ -153,27 +159,33 @@ def merge_spans(spans: list[PortSpan]) -> tuple[PortSpan, ...]:
     return tuple(merged)
 
 
-def ports_text(spans: tuple[PortSpan, ...]) -> str:
-    """`spans` in the words of policy.yaml, a list in brackets if there are several."""
+def port_words(spans: tuple[PortSpan, ...]) -> list[str]:
+    """`spans` (merged) in the words of policy.yaml, an entry each."""
     if spans == EVERY_PORT:
-        return "any"
+        return ["any"]
     with_ports = (PortGroup.TCP, PortGroup.UDP, PortGroup.SCTP)
     ranges = {group: {s[1:] for s in spans if s.group == group} for group in with_ports}
     everywhere = {r for r in set.intersection(*ranges.values()) if r != (0, 65535)}
+    numbers = {n for group, first, last in spans if group == PortGroup.OTHER for n in range(first, last + 1)}
     words = [f"{_range(first, last)}/any" for first, last in sorted(everywhere)]
     for group, first, last in spans:
         protocol = group.name.lower()
+        whole = last - first + 1 == PORT_GROUPS[group.name][1]
         if group in with_ports and (first, last) in everywhere:
             continue
-        if group == PortGroup.OTHER:
-            words += [PROTOCOLS.get(number, f"proto:{number}") for number in range(first, last + 1)]
-        elif last - first + 1 == PORT_GROUPS[group.name][1]:
+        if group in with_ports:
+            words.append(protocol if whole else f"{_range(first, last)}/{protocol}")
+        elif group in _TYPED and whole and _TYPED[group] in numbers:
             words.append(protocol)
-        elif group in with_ports:
-            words.append(f"{_range(first, last)}/{protocol}")
-        else:
+            numbers.remove(_TYPED[group])
+        elif group in _TYPED:
             words.append(f"{protocol}:{_range(first, last)}")
-    return _listed(tuple(words))
+    return words + [f"proto:{number}" for number in sorted(numbers)]
+
+
+def ports_text(spans: tuple[PortSpan, ...]) -> str:
+    """`port_words` as text, a list in brackets if there are several."""
+    return _listed(tuple(port_words(spans)))
 
 
 def name_from_content(

@@ -128,6 +128,7 @@ def _policy(text: str) -> Policy:
         text=text,
         hash=hashlib.sha256(text.encode()).hexdigest(),
         builtins_off=_builtins_off(top["builtins"]) if "builtins" in top else frozenset(),
+        default_at=(top["default"].line, top["default"].column) if "default" in top else (0, 0),
     )
 
 
@@ -209,7 +210,7 @@ def _identities(node: Node) -> Iterable[Identity]:
             )
         labels = _pairs(entry["labels"], "labels") if "labels" in entry else {}
         addresses = tuple([_prefix(item) for item in _items(entry["addresses"])])
-        yield Identity(name, labels, addresses, key.line)
+        yield Identity(name, labels, addresses, key.line, key.column)
 
 
 def _is_address(text: str) -> bool:
@@ -300,7 +301,7 @@ def _rule(node: Node, known: _Known, body: str) -> Rule:
         name = name_from_content(action, report_only, source, destination, ports)
     sample = _sample(fields["sample"]) if "sample" in fields else 0
     text = _outdented(body, node)
-    return Rule(name, action, source, destination, ports, report_only, sample, text, node.line)
+    return Rule(name, action, source, destination, ports, report_only, sample, text, node.line, node.column)
 
 
 def _rule_name(node: Node) -> str:

@@ -100,7 +100,11 @@ def protocol_spans(word: str) -> tuple[PortSpan, ...]:
         if known is None:
             return (PortSpan(PortGroup.OTHER, number, number),)
         group = PortGroup[known.upper()]
-    return (PortSpan(group, 0, PORT_GROUPS[group.name][1] - 1),)
+    whole = PortSpan(group, 0, PORT_GROUPS[group.name][1] - 1)
+    if group in WITH_TYPES.values():
+        number = next(n for n, known in PROTOCOLS.items() if known == group.name.lower())
+        return (whole, PortSpan(PortGroup.OTHER, number, number))  # over the other family it has no types
+    return (whole,)
 
 
 @lru_cache(maxsize=4096)

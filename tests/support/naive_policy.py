@@ -146,12 +146,20 @@ def port_matches(entry: str, packet: Tuple) -> bool:
     head, tail = entry.split(":")
     if head == "proto":
         return packet.proto == int(tail)
-    return packet.proto == NUMBERS[head] and within(tail, packet.port)
+    return packet.proto == NUMBERS[head] and has_types(packet) and within(tail, packet.port)
 
 
 def flat_port_matches(port: Any, protocol: Any, packet: Tuple) -> bool:
     """The same for `dst_port` and `proto`."""
     if port in (0, "any"):
         return protocol_matches(protocol, packet.proto)
-    fits = packet.proto in WITH_PORTS if protocol == "any" else protocol_matches(protocol, packet.proto)
+    if protocol == "any":
+        fits = packet.proto in WITH_PORTS
+    else:
+        fits = protocol_matches(protocol, packet.proto) and (packet.proto in WITH_PORTS or has_types(packet))
     return fits and within(str(port), packet.port)
+
+
+def has_types(packet: Tuple) -> bool:
+    """Whether it is ICMP in its own family: over the other one it is bytes that nobody understands."""
+    return packet.proto == (1 if ipaddress.ip_address(packet.src).version == 4 else 58)

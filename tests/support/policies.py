@@ -147,29 +147,47 @@ def hosts(draw: st.DrawFn) -> tuple[str, ...]:
     return tuple(str(ipaddress.ip_network(p).network_address) for p in draw(st.lists(prefixes(), max_size=2)))
 
 
-@st.composite
-def packets(draw: st.DrawFn, policy: dict[str, Any], host: tuple[str, ...]) -> list[Tuple]:
-    """Tuples whose addresses lie at the edges of the policy's prefixes, where mistakes are."""
+def address_pools(*policies: dict[str, Any], host: tuple[str, ...] = ()) -> dict[int, list[str]]:
+    """By family the addresses at the edges of the policies' prefixes, where mistakes are: the first address of every
+    region that any of them can tell from others is among them."""
     edges: dict[int, set[Any]] = {
         4: {ipaddress.ip_address("0.0.0.0"), ipaddress.ip_address("255.255.255.255")},
         6: {ipaddress.ip_address("::"), ipaddress.ip_address("::10.1.1.1"), ipaddress.ip_address("ffff::")},
     }
-    for text in _named_prefixes(policy) | set(host):
+    for text in set(host).union(*map(_named_prefixes, policies)):
         network = ipaddress.ip_network(text)
         kind = type(network.network_address)
         for number in (int(network.network_address) - 1, int(network.network_address),
                        int(network.broadcast_address), int(network.broadcast_address) + 1):  # fmt: skip
             if 0 <= number < 1 << network.max_prefixlen:
                 edges[network.version].add(kind(number))
-    pools = {family: sorted(map(str, pool)) for family, pool in edges.items()}
-    random = draw(st.randoms(use_true_random=False))
+    return {family: sorted(map(str, pool)) for family, pool in edges.items()}
+
+
+def random_packets(random: Any, pools: dict[int, list[str]], n: int) -> list[Tuple]:
+    """`n` tuples of addresses of one family each; `random` is a random.Random."""
     out = []
-    for _ in range(40):
+    for _ in range(n):
         pool = pools[random.choice([4, 6])]
         proto = random.choice(PROTOCOLS)
         port = random.choice([p for p in PORTS if p < 256] if proto in (1, 58) else PORTS)
         out.append(Tuple(random.choice(pool), random.choice(pool), proto, port))
     return out
+
+
+@st.composite
+def packets(draw: st.DrawFn, policy: dict[str, Any], host: tuple[str, ...]) -> list[Tuple]:
+    """Tuples at the edges of the policy."""
+    return random_packets(draw(st.randoms(use_true_random=False)), address_pools(policy, host=host), 40)
+
+
+def every_port() -> list[tuple[int, int]]:
+    """(protocol, port) of every kind that generated policies can tell from others."""
+    with_ports = sorted({p for port in PORTS for p in (port, port + 1) if p < 65536})
+    types = [p for p in with_ports if p < 256]
+    out = [(proto, port) for proto in (6, 17, 132) for port in with_ports]
+    out += [(proto, kind) for proto in (1, 58) for kind in types]
+    return out + [(proto, 0) for proto in (0, 2, 47, 255)]
 
 
 def _named_prefixes(value: Any) -> set[str]:

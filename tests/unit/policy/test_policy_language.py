@@ -43,6 +43,12 @@ RULES: list[tuple[str, list[tuple[str, str, int, int]], list[tuple[str, str, int
     ("ports: icmp:8", [(OUT, OUT, 1, 8)], [(OUT, OUT, 1, 0), (OUT, OUT, 58, 8), (OUT, OUT, 6, 8)]),
     ("ports: icmpv6:128-129", [("::1", "::2", 58, 128), ("::1", "::2", 58, 129)], [("::1", "::2", 58, 130)]),
     ("ports: icmp", [(OUT, OUT, 1, 0), (OUT, OUT, 1, 255)], [("::1", "::2", 58, 0)]),
+    # Over the other family ICMP has no types: it is a protocol like others, to the kernel too.
+    ("ports: icmp", [("::1", "::2", 1, 0), ("::1", "::2", 1, 8)], [(OUT, OUT, 58, 0)]),
+    ("ports: proto:58", [(OUT, OUT, 58, 0), ("::1", "::2", 58, 7)], [(OUT, OUT, 1, 58)]),
+    ("ports: 'icmp:0-255'", [(OUT, OUT, 1, 8)], [("::1", "::2", 1, 8), ("::1", "::2", 58, 8)]),
+    ("ports: icmpv6:128", [("::1", "::2", 58, 128)], [(OUT, OUT, 58, 128)]),
+    ("dst_port: 128, proto: icmpv6", [("::1", "::2", 58, 128)], [(OUT, OUT, 58, 128)]),
     ("ports: proto:47", [(OUT, OUT, 47, 0)], [(OUT, OUT, 6, 47), (OUT, OUT, 46, 0)]),
     ("ports: proto:6", [(OUT, OUT, 6, 1234)], [(OUT, OUT, 17, 6)]),
     ("src_ip: 10.0.1.10, dst_ip: 192.0.2.1, dst_port: 80, proto: tcp", [(WEB, OUT, 6, 80)],
@@ -143,6 +149,8 @@ NAMES = [
      "deny web to [world, {app: db, env: prod}] except ::/0 [tcp, 53/udp, 53/sctp]"),
     ("{ports: [icmp:8, proto:47, 1-2/any, icmpv6:1-3], report_only: true, action: deny}",
      "deny report-only any to any [1-2/any, icmp:8, icmpv6:1-3, proto:47]"),
+    ("{ports: [icmp, 'proto:58', 'proto:2'], action: allow}", "allow any to any [icmp, icmpv6, proto:2]"),
+    ("{ports: ['icmp:0-255'], action: allow}", "allow any to any icmp:0-255"),
 ]  # fmt: skip
 
 
