@@ -23,6 +23,7 @@ from ztlens.errors import BadInput, CliError, Missing
 
 OLDEST = (2, 10)
 USER = "ztlens"
+SCHEMES = ("nats", "tls", "ws", "wss")
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,9 @@ def masked(url: str) -> str:
 
 async def check(url: str, *, patience: float = 2.0) -> None:
     """Raise Missing unless a server with JetStream answers at `url` and lets us in."""
-    problem = await asyncio.to_thread(_answers, url, patience) if _plain(url) else None
+    if _scheme(url) not in SCHEMES:
+        raise BadInput(f"{masked(url)!r} is not a NATS URL", "write nats://host:4222")
+    problem = await asyncio.to_thread(_answers, url, patience) if _scheme(url) == "nats" else None
     if problem:
         raise Missing(f"no NATS server answers at {masked(url)}: {problem}", "start it, or leave --nats out")
     import nats
@@ -143,7 +146,10 @@ async def check(url: str, *, patience: float = 2.0) -> None:
         """Errors of a connection that is only tried are raised below."""
 
     try:
-        client = await nats.connect(url, allow_reconnect=False, connect_timeout=patience, error_cb=quiet)
+        client = await nats.connect(
+            url, allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0.1, connect_timeout=patience,
+            error_cb=quiet,
+        )  # fmt: skip
     except (TimeoutError, nats.errors.Error, OSError) as error:
         raise _refused(url, error) from error
     try:
@@ -156,8 +162,9 @@ async def check(url: str, *, patience: float = 2.0) -> None:
         await client.close()
 
 
-def _plain(url: str) -> bool:
-    return urlsplit(url).scheme in ("nats", "")
+def _scheme(url: str) -> str:
+    """`host:port` alone is nats, as everywhere in NATS."""
+    return url.partition("://")[0] if "://" in url else "nats"
 
 
 def _answers(url: str, patience: float) -> str:

@@ -53,7 +53,7 @@ class Part:
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self, patience: float) -> None:
-        """Start it and wait until it is ready.
+        """Start it and wait until it is ready. What it says is told by `keep`: of a start that fails, only why.
 
         Raises CliError in the child's own words, with its exit status, when it ends, and Missing when it takes longer
         than `patience` seconds.
@@ -82,6 +82,9 @@ class Part:
         if process.returncode is not None:
             await self._finish_reading()
             raise self._death(process.returncode)
+
+    def _speak(self) -> None:
+        """Tell what it has said since its start, and from now on what it says."""
         self._quiet = False
         for line in filter(self._worth_telling, self._said):
             self._report(f"{self.name}: {line}")
@@ -141,8 +144,9 @@ class Part:
         return self.process.pid if self.process is not None and self.alive else None
 
     async def keep(self, patience: float) -> None:
-        """Restart it whenever it dies, later and later while it keeps dying; until cancelled."""
+        """Tell what it says, and restart it whenever it dies, later and later while it keeps dying; until cancelled."""
         wait = FIRST_WAIT
+        self._speak()
         while True:
             process = self.process
             assert process is not None
@@ -162,6 +166,7 @@ class Part:
                     continue
                 self.restarts += 1
                 self._report(f"{self.name} is back (restart {self.restarts})")
+                self._speak()
                 break
 
     async def stop(self, patience: float) -> int | None:

@@ -374,11 +374,15 @@ def setns(fd: int) -> None:
     """Move the calling thread into the network namespace `fd`."""
     if _libc().setns(fd, 0x40000000) != 0:  # CLONE_NEWNET
         number = ctypes.get_errno()
-        raise KernelError(f"entering the network namespace: {os.strerror(number)}", _HINTS.get(number, ""))
+        error = KernelError(f"entering the network namespace: {os.strerror(number)}", "run as root (CAP_SYS_ADMIN)")
+        error.errno = number
+        raise error
 
 
 def mount_bpffs(path: str) -> None:
     """Mount a BPF file system at `path`."""
     if _libc().mount(b"bpf", os.fsencode(path), b"bpf", c_uint64(0), b"mode=0700") != 0:
         number = ctypes.get_errno()
-        raise KernelError(f"mounting bpffs at {path}: {os.strerror(number)}", "the kernel needs CONFIG_BPF_SYSCALL")
+        denied = number in (errno.EPERM, errno.EACCES)
+        hint = f"let root do it once: mount -t bpf bpf {path}" if denied else "the kernel needs CONFIG_BPF_SYSCALL"
+        raise KernelError(f"mounting bpffs at {path}: {os.strerror(number)}", hint)
