@@ -16,6 +16,8 @@ from sink.history.views import VIEWS
 
 STORAGE = "v1.5.0"
 """Files are written so that DuckDB 1.5 and 2 read them both."""
+LOCK_PATIENCE = 3.0
+"""Seconds: while no sink runs, `ztlens sql` opens the file itself, and a start waits for it to be done."""
 
 
 def now_ns() -> int:
@@ -61,10 +63,14 @@ def _refuse_newer(version: int, path: Path | str) -> None:
         )
 
 
+def _in_use(error: Exception) -> bool:
+    return "Could not set lock" in str(error) or "Conflicting lock" in str(error)
+
+
 def opening_error(path: Path | str, error: Exception) -> SinkError:
     """What DuckDB said about opening `path`, for people."""
     text = str(error)
-    if "Could not set lock" in text or "Conflicting lock" in text:
+    if _in_use(error):
         return SinkError(f"{path} is in use by another process", "stop the other sink, or ask it over its socket")
     if "is already opened" in text or "already attached" in text or "same database file" in text:
         return SinkError(f"{path} is open in this process already", "close it first")
@@ -109,22 +115,33 @@ def open_memory(memory_limit: str = "256MB", threads: int = 1) -> duckdb.DuckDBP
     return connection
 
 
+def _connect(path: Path, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
+    temporary = Path(f"{path}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        # Read-only first: opening for writing replays the log into the file before anybody can look.
+        with duckdb.connect(str(path), read_only=True) as probe:
+            _refuse_newer(_version(probe), path)
+    connection = duckdb.connect(str(path), config=_config(memory_limit, threads, str(temporary)))
+    # A killed sink's spill files; before the file is ours they may be another's.
+    shutil.rmtree(temporary, ignore_errors=True)
+    return connection
+
+
 def open_writer(path: Path, memory_limit: str, threads: int) -> duckdb.DuckDBPyConnection:
     """Open or make the file as its only owner.
 
     Raises SinkError: in use, from a newer version (then nothing was written), not a database, not accessible.
     """
-    temporary = Path(f"{path}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)  # a killed sink's spill files
-        if path.exists():
-            # Read-only first: opening for writing replays the log into the file before anybody can look.
-            with duckdb.connect(str(path), read_only=True) as probe:
-                _refuse_newer(_version(probe), path)
-        connection = duckdb.connect(str(path), config=_config(memory_limit, threads, str(temporary)))
-    except (duckdb.Error, OSError) as error:
-        raise opening_error(path, error) from error
+    end = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            connection = _connect(path, memory_limit, threads)
+            break
+        except (duckdb.Error, OSError) as error:
+            if not _in_use(error) or time.monotonic() > end:
+                raise opening_error(path, error) from error
+        time.sleep(0.1)
     try:
         _foundation(connection)
         _lock(connection)
