@@ -106,6 +106,12 @@ class Reader:
         self._queue = queue
         self._write = write  # runs a function in the writer's thread
         self._committed = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
+
+    def again(self) -> None:
+        """The server came back: consumers in its memory went with it, and nothing tells a subscription."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     def committed(self) -> None:
         """The store's watermark moved."""
@@ -128,7 +134,13 @@ class Reader:
                 if quiet:
                     log.info("stream %s: reading again", self.name)
                 wait, quiet = 0.1, False
-                await self._read(client, inbox, consumer)
+                self._reading = asyncio.create_task(self._read(client, inbox, consumer))
+                await self._reading
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                continue
             except AWAY as error:
                 if not quiet and not isinstance(error, _Ended):
                     log.warning("stream %s: %s; trying again", self.name, str(error) or type(error).__name__)
@@ -312,8 +324,11 @@ def add(commit: Commit, item: Item) -> None:
     commit.dead += item.dead
 
 
-async def connect(url: str) -> Client:
-    """A client that never gives up, from the first attempt on; its being away is one line, its return another."""
+async def connect(url: str, returned: Callable[[], None]) -> Client:
+    """A client that never gives up, from the first attempt on; its being away is one line, its return another.
+
+    `returned` is called whenever a lost connection is there again.
+    """
     state = {"away": False}
 
     async def on_error(error: Exception) -> None:
@@ -326,6 +341,10 @@ async def connect(url: str) -> Client:
             state["away"] = False
             log.info("NATS: connected")
 
+    async def on_reconnect() -> None:
+        await on_return()
+        returned()
+
     while True:
         try:
             client = await nats.connect(
@@ -336,7 +355,7 @@ async def connect(url: str) -> Client:
                 reconnect_time_wait=0.5,
                 ping_interval=20,
                 error_cb=on_error,
-                reconnected_cb=on_return,
+                reconnected_cb=on_reconnect,
             )
         except (NatsError, OSError) as error:  # TimeoutError is an OSError
             await on_error(error)

@@ -52,9 +52,13 @@ class Sink:
         """Run `work` in the one thread that writes."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, work, *args)
 
+    def _returned(self) -> None:
+        for reader in self._readers.values():
+            reader.again()
+
     async def consume(self) -> None:
         """Connect and read both streams, for ever."""
-        self.client = await connect(self.settings.nats_url)
+        self.client = await connect(self.settings.nats_url, self._returned)
         await asyncio.gather(*(reader.run(self.client) for reader in self._readers.values()))
 
     async def commit(self) -> None:
@@ -206,7 +210,7 @@ async def run(settings: SinkSettings, ready: asyncio.Event | None = None) -> Non
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     tasks = [asyncio.create_task(work) for work in (sink.consume(), sink.commit(), sink.keep_house())]
     stopping = asyncio.create_task(stop.wait())
-    log.info("sink: %s, answering on %s", settings.database, settings.socket)
+    log.info("%s, answering on %s", settings.database, settings.socket)
     if ready is not None:
         ready.set()
     try:

@@ -1,6 +1,5 @@
 """What can be refused before anything is started: privilege, interfaces, policy."""
 
-import os
 from pathlib import Path
 
 from ztlens.config import Settings, split_interface
@@ -10,6 +9,8 @@ from ztlens.lookup import read_policy
 
 def before_start(settings: Settings, command: str) -> None:
     """Raises CliError, PolicyError, OSError: what the collector would say too, but later."""
+    from collector.kernel.pins import missing_capabilities
+
     if not settings["interfaces"]:
         raise BadInput("no interface to watch", f"name one: `ztlens {command} -i eth0`; `ip -brief link` lists them")
     policy: Path | None = settings["policy"]
@@ -18,7 +19,7 @@ def before_start(settings: Settings, command: str) -> None:
         from policy.parse import parse
 
         compile_policy(parse(read_policy(policy), str(policy)))
-    if os.geteuid() != 0:
+    if missing_capabilities():
         raise Missing(f"ztlens {command} needs root: it loads programs into the kernel", "run it with sudo")
     _interfaces(settings)
 

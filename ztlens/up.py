@@ -25,7 +25,7 @@ PATIENCE = {"nats": 20.0, "sink": 30.0, "collector": 120.0}
 """Seconds until a part must work; BCC compiles for some 10 s on a small machine."""
 DRAIN = 60.0
 """Seconds for the collector to drain."""
-STALLED = 10.0
+STALLED = 30.0
 """Seconds without any progress after which the sink is not waited for."""
 
 Step = Callable[["Up"], Awaitable[None]]
@@ -47,7 +47,8 @@ class Up:
         self._watching: asyncio.Task[None] | None = None
         self._lock: Lock | None = None
         self._ours = False  # the kernel side is this run's to take away
-        self._closed: str | None = None  # the ring whose record the collector closed
+        self.closed: str | None = None  # the ring whose record the collector closed
+        self.settled = False  # the store holds all that was published
 
     async def run(self, tell: Step, watch: Watch | None = None) -> None:
         """Start, tell, wait for Ctrl-C or SIGTERM, stop. Raises CliError if the start fails (all is stopped then).
@@ -169,7 +170,7 @@ class Up:
         if collector.alive:
             try:
                 done = await asyncio.to_thread(collector_request, self.settings.run_dir, "down", timeout=DRAIN)
-                self._closed = done["ring"] if done["recorded"] else None
+                self.closed = done["ring"] if done["recorded"] else None
                 assert collector.process is not None
                 await asyncio.wait_for(collector.process.wait(), DRAIN)
             except Exception as error:
@@ -193,7 +194,8 @@ class Up:
             except Exception as error:
                 self._report(f"the sink does not answer: {one_line(str(error))}")
                 return
-            if settled(self.ledger, self.settings.node, self._closed):
+            self.settled = settled(self.ledger, self.settings.node, self.closed)
+            if self.settled:
                 return
             if self.ledger != last:
                 last, since = self.ledger, time.monotonic()

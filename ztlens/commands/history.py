@@ -170,8 +170,11 @@ def ledger(
 
 
 def _ledger_table(account: dict[str, Any]) -> None:
+    if not account["rings"]:
+        print("no ring was ever recorded")
+        return
     rows = []
-    for ring in account.get("rings", []):
+    for ring in account["rings"]:
         packets, events = ring["packets"], ring["events"]
         rows.append([
             ring["node"], ring["ring"], *(packets[k] for k in ("parsed", "judged", "flows", "untracked")),

@@ -79,8 +79,13 @@ def up(
 
     asyncio.run(one.run(tell, live if look else None))
     if one.ledger is not None:
-        show.say(f"down; {'the ledger is balanced' if one.ledger.get('balanced') else 'the ledger does not balance'}"
-                 f"; history stays in {settings.database}")  # fmt: skip
+        if one.closed is None:
+            account = "the ring was not closed, its last events are not accounted for"
+        elif not one.settled:
+            account = "the ledger is not complete, the stream keeps the rest until the next start"
+        else:
+            account = "the ledger is balanced" if one.ledger["balanced"] else "the ledger does not balance"
+        show.say(f"down; {account}; history stays in {settings.database}")
 
 
 def _watched(
