@@ -24,6 +24,10 @@ from schemas.structs import KNOBS, PORT_GROUPS, PORTS_PER_SLOT, RULE, SLOT, dtyp
 
 _RULE_DTYPE = dtype(RULE)
 _SLOT_DTYPE = dtype(SLOT)
+_KNOB_OF = {
+    "rules": "RULES_MAX", "source_classes": "CLASSES_MAX", "destination_classes": "CLASSES_MAX",
+    "port_classes": "CLASSES_MAX", "prefixes": "PREFIXES_MAX",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,27 +107,25 @@ class Compiled:
         }
 
     def check_capacity(self, knobs: Mapping[str, int] | None = None) -> None:
-        """Raise PolicyError if a kernel table is too small. `knobs` override schemas.structs.KNOBS by name.
-
-        PREFIXES_MAX holds two policies during a change, so one may have half of it.
-        """
-        sizes = self.sizes()
-        limits = {knob.name: knob.default for knob in KNOBS} | dict(knobs or {})
-        checks = (
-            ("rules", "RULES_MAX", limits["RULES_MAX"], limits["RULES_MAX"]),
-            ("source_classes", "CLASSES_MAX", limits["CLASSES_MAX"], limits["CLASSES_MAX"]),
-            ("destination_classes", "CLASSES_MAX", limits["CLASSES_MAX"], limits["CLASSES_MAX"]),
-            ("port_classes", "CLASSES_MAX", limits["CLASSES_MAX"], limits["CLASSES_MAX"]),
-            ("prefixes", "PREFIXES_MAX", limits["PREFIXES_MAX"] // 2, limits["PREFIXES_MAX"]),
-        )
-        for what, knob, room, value in checks:
+        """Raise PolicyError if a kernel table is too small. `knobs` override schemas.structs.KNOBS by name."""
+        sizes, places = self.sizes(), room(knobs)
+        for what, knob in _KNOB_OF.items():
             needed = sizes[what]
-            if needed > room:
+            if needed > places[what]:
                 enough = (needed + 63) // 64 * 64 * (2 if knob == "PREFIXES_MAX" else 1)
-                message = (
-                    f"the policy needs {needed:,} {what.replace('_', ' ')}, the kernel table has room for {room:,}"
-                )
+                told = f"{needed:,} {what.replace('_', ' ')}"
+                message = f"the policy needs {told}, the kernel table has room for {places[what]:,}"
+                value = places[what] * (2 if knob == "PREFIXES_MAX" else 1)
                 raise PolicyError(message, f"start the collector with {knob} of {enough} or more (it is {value})")
+
+
+def room(knobs: Mapping[str, int] | None = None) -> dict[str, int]:
+    """How much of each of `Compiled.sizes` the kernel's tables take. `knobs` override schemas.structs.KNOBS by name.
+
+    PREFIXES_MAX holds two policies during a change, so one may have half of it.
+    """
+    limits = {knob.name: knob.default for knob in KNOBS} | dict(knobs or {})
+    return {what: limits[knob] // (2 if knob == "PREFIXES_MAX" else 1) for what, knob in _KNOB_OF.items()}
 
 
 def compile_policy(policy: Policy | None, *, host: Sequence[str] = ()) -> Compiled:

@@ -19,7 +19,6 @@ from schemas.structs import PORT_GROUPS
 ALLOW, DENY, REPORT = "allow", "deny", "deny report-only"
 ACCESS = ("gained", "lost", "kept")
 _CANDIDATES = 8  # rows of one family that one of the other is tried with
-_DOCUMENTATION = {4: 0xC6336401, 6: 0x20010DB8 << 96 | 1}  # 198.51.100.1, 2001:db8::1: addresses nobody has
 
 
 class Example(NamedTuple):
@@ -158,10 +157,8 @@ def _joined(one: _Draft, other: _Draft, names: dict[int, Names], ports: PortName
         return None
     ends = [one.source, one.destination]
     for end, added in enumerate((other.source, other.destination)):
-        if ends[end].exclude != added.exclude:
-            return None
-        terms = tuple(dict.fromkeys((*ends[end].terms, *added.terms)))
-        ends[end] = Addresses(terms, added.exclude)
+        both = zip(ends[end], added, strict=True)
+        ends[end] = Addresses(*(tuple(dict.fromkeys((*mine, *others))) for mine, others in both))
         if any(not np.array_equal(names[family].selected(ends[end]), mask[end]) for family, mask in masks.items()):
             return None
     return _Draft(one.verdicts, one.words, ends[0], ends[1], masks)
@@ -223,13 +220,4 @@ def _tuple_of(draft: _Draft, names: dict[int, Names], places: Places) -> tuple[i
             break
     proto = {word: number for number, word in PROTOCOLS.items()}.get(group.name.lower(), place - first)
     port = 0 if group == PortGroup.OTHER else place - first
-    return family, _address_in(cells, sources), _address_in(cells, destinations), proto, port
-
-
-def _address_in(cells: Cells, mask: np.ndarray) -> int:
-    """An address that people would choose: not the network's if there is another."""
-    known = Prefix(cells.family, _DOCUMENTATION[cells.family], BITS[cells.family])
-    if mask[cells.slice(known)].all():
-        return known.addr
-    cell = int(np.flatnonzero(mask)[0])
-    return cells.starts[cell] + (cells.size(cell) > 1)
+    return family, cells.example(np.flatnonzero(sources)), cells.example(np.flatnonzero(destinations)), proto, port

@@ -19,6 +19,7 @@ from schemas.structs import PORT_GROUPS
 
 FAMILIES = (4, 6)
 _CHUNK = 1 << 20
+_DOCUMENTATION = {4: 0xC6336401, 6: 0x20010DB8 << 96 | 1}  # 198.51.100.1, 2001:db8::1
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,14 @@ class Cells:
                 return found
         raise AssertionError("the prefix of length 0 is known")
 
-    def size(self, cell: int) -> int:
-        """How many addresses a cell has."""
-        return self._end(cell) - self.starts[cell]
+    def example(self, chosen: np.ndarray) -> int:
+        """An address in one of the cells `chosen` (intp, ascending) that people would take: one for documentation,
+        else not the network's own if there is another."""
+        known = _DOCUMENTATION[self.family]
+        if self.slice(Prefix(self.family, known, BITS[self.family])).start in chosen:
+            return known
+        cell = int(chosen[0])
+        return self.starts[cell] + (self._end(cell) - self.starts[cell] > 1)
 
     def _end(self, cell: int) -> int:
         return self.starts[cell + 1] if cell + 1 < len(self) else 1 << BITS[self.family]

@@ -9,6 +9,7 @@ import pytest
 
 from policy import words
 from policy.builtin import BUILTINS
+from policy.check import KINDS
 from policy.compile import Compiled, compile_policy
 from policy.errors import PolicyError
 from policy.evaluate import evaluate
@@ -17,6 +18,7 @@ from policy.parse import parse
 from schemas.codes import PROTOCOLS, Decision
 from tests.support.docs import DOCS, Block, blocks, documents, marked
 from ztlens.errors import explain
+from ztlens.main import main
 
 DOCUMENT = DOCS / "policy.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -24,6 +26,8 @@ POLICIES = marked(DOCUMENT, "policy")
 JUDGED = marked(DOCUMENT, "judged")
 BROKEN = marked(DOCUMENT, "broken")
 SAYS = marked(DOCUMENT, "says")
+DIFFS = marked(DOCUMENT, "diff")
+WARNS = marked(DOCUMENT, "warns")
 NUMBERS = {word: number for number, word in PROTOCOLS.items()}
 
 
@@ -85,6 +89,30 @@ def test_meaning(name: str) -> None:
     for line in JUDGED[name].text.splitlines()[1:]:
         *_, decision, because = line.split(maxsplit=4)
         assert judged(compiled, line) == (decision, because), line
+
+
+@pytest.mark.parametrize("pair", DIFFS)
+def test_differences(pair: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = []
+    for name in pair.split():
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(POLICIES[name].text)
+    assert main(["policy", "diff", *map(str, files)]) == 1
+    assert capsys.readouterr().out == DIFFS[pair].text
+
+
+@pytest.mark.parametrize("name", WARNS)
+def test_warnings(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("policy.yaml").write_text(POLICIES[name].text)
+    assert main(["policy", "check", "policy.yaml"]) == 0
+    assert capsys.readouterr().out == WARNS[name].text
+
+
+def test_kinds_of_warnings() -> None:
+    assert first_column("Warnings") == list(KINDS)
 
 
 def test_port_entries() -> None:

@@ -1,85 +1,33 @@
-"""`policy check|apply|show` and `mode`: what decides."""
+"""`policy apply|show` and `mode`: what decides. `policies` has the questions about policies."""
 
-import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ztlens import show, times
 from ztlens.command import installation
+from ztlens.commands import policies
 from ztlens.commands.history import check_output
+from ztlens.commands.policies import Output, PolicyFile, read
 from ztlens.config import Settings
-from ztlens.errors import NO, BadInput, explain
-from ztlens.lookup import collector_request, read_policy
-
-Output = Annotated[str, typer.Option("-o", "--output", metavar="table|json")]
-PolicyFile = Annotated[Path, typer.Argument(metavar="FILE", help="policy.yaml; - is standard input.")]
+from ztlens.errors import BadInput
+from ztlens.lookup import collector_request
 
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
-    policy = typer.Typer(help="Check, apply and show the policy.", rich_markup_mode=None)
+    policy = typer.Typer(help="Check, compare, explain, apply and show policies.", rich_markup_mode=None)
 
     @policy.callback(invoke_without_command=True)
     def root(context: typer.Context) -> None:
         if context.invoked_subcommand is None:
             print(context.get_help())
 
-    installation(policy, "check")(check)
+    policies.add(policy)
     installation(policy, "apply")(apply)
     installation(policy, "show")(shown)
     app.add_typer(policy, name="policy")
     installation(app, "mode")(mode)
-
-
-def _read(file: Path) -> tuple[str, str]:
-    """(text, name) of a policy file."""
-    if str(file) == "-":
-        return sys.stdin.read(), "stdin"
-    return read_policy(file), str(file)
-
-
-def check(settings: Settings, file: PolicyFile, output: Output = "table") -> None:
-    """Parse and compile a policy: its sizes, or where it is wrong. Exit status 1 if it is."""
-    check_output(output, ("table", "json"))
-    from policy.compile import compile_policy
-    from policy.errors import PolicyError
-    from policy.parse import parse
-
-    text, name = _read(file)
-    try:
-        policy = parse(text, name)
-        compiled = compile_policy(policy)
-    except PolicyError as error:
-        told = explain(error)
-        if output == "json":
-            show.document({"file": name, "ok": False, "errors": [_described(error)]})
-        show.say(str(told))
-        raise typer.Exit(NO) from error
-    sizes: dict[str, Any] = {
-        "rules": len(policy.rules), "identities": len(policy.identities), "prefixes": len(compiled.prefixes),
-        "source_classes": len(compiled.source_rules), "destination_classes": len(compiled.destination_rules),
-        "port_classes": len(compiled.port_rules),
-    }  # fmt: skip
-    default = policy.default
-    word = default if isinstance(default, str) else default.name.lower()
-    if output == "json":
-        warnings = [str(warning) for warning in getattr(compiled, "warnings", ())]
-        show.document({"file": name, "ok": True, "errors": [], "warnings": warnings, "hash": policy.hash,
-                       "default": word, **sizes})  # fmt: skip
-        return
-    print(f"{name}: ok, default {word}, " + ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in sizes.items()))
-
-
-def _described(error: Any) -> dict[str, Any]:
-    return {
-        "file": error.file,
-        "line": error.line,
-        "column": error.column,
-        "message": getattr(error, "message", str(error)),
-        "hint": error.hint,
-    }
 
 
 def apply(settings: Settings, file: PolicyFile, output: Output = "table") -> None:
@@ -88,7 +36,7 @@ def apply(settings: Settings, file: PolicyFile, output: Output = "table") -> Non
     from policy.compile import compile_policy
     from policy.parse import parse
 
-    text, name = _read(file)
+    text, name = read(file)
     compile_policy(parse(text, name))
     absolute = name if name == "stdin" else str(file.absolute())
     result = collector_request(settings.run_dir, "policy.apply", text=text, file=absolute)

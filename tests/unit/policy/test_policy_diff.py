@@ -16,7 +16,7 @@ from tests.support.naive_rows import NaiveRows
 from tests.support.policies import address_pools, as_yaml, compiled, hosts, policies, random_packets
 
 PROPERTY = settings(
-    max_examples=150, deadline=None, print_blob=True, database=None,
+    max_examples=80, deadline=None, print_blob=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )  # fmt: skip
 
@@ -192,7 +192,7 @@ def test_a_tuple_is_in_one_row_just_when_it_changes(
     assert found == diff(*engines, rules=by_rules)
 
 
-@settings(PROPERTY, max_examples=40)
+@settings(PROPERTY, max_examples=20)
 @given(policy=policies(), host=hosts(), data=st.data())
 def test_the_way_back_is_the_same_rows(policy: dict[str, Any], host: tuple[str, ...], data: st.DataObject) -> None:
     other = data.draw(changed(policy))
