@@ -12,7 +12,7 @@ from schemas import subjects
 
 SECOND = 1_000_000_000
 DAY = 86_400 * SECOND
-MIN_BYTES = 64 << 20
+MIN_BYTES = 4 << 20
 """The least worth having: a stream is made smaller, down to this, where the server has no room for more."""
 
 _COMMON: dict[str, Any] = {"retention": "limits", "storage": "file", "discard": "old", "num_replicas": 1}

@@ -18,6 +18,7 @@ from ztlens.config import Settings
 from ztlens.down import clean_up, lost, pinned
 from ztlens.errors import Missing, one_line
 from ztlens.lookup import collector_request, sink_ledger, sink_status
+from ztlens.nats_store import StoreWatch
 from ztlens.parts import Part, clean_environment, ztlens_command
 from ztlens.running import Lock
 
@@ -46,6 +47,7 @@ class Up:
         self._keepers: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
         self._lock: Lock | None = None
+        self._store = StoreWatch(settings.state)
         self._ours = False  # the kernel side is this run's to take away
         self.closed: str | None = None  # the ring whose record the collector closed
         self.settled = False  # the store holds all that was published
@@ -98,6 +100,8 @@ class Up:
             "parts": {name: part.pid for name, part in self.parts.items()},
         })  # fmt: skip
         self._keepers = [asyncio.ensure_future(part.keep(PATIENCE[name])) for name, part in self.parts.items()]
+        if "nats" in self.parts:
+            self._keepers.append(asyncio.ensure_future(self._store.keep(self.parts["nats"], self._report)))
 
     async def _begin_watching(self, watch: Watch) -> None:
         ready = asyncio.Event()
@@ -129,7 +133,7 @@ class Up:
         await task
 
     def _add(self, name: str, command: list[str], ready: Callable[[], Awaitable[None]]) -> None:
-        worth = _nats_line_worth_telling if name == "nats" else bool
+        worth = self._store.worth_telling if name == "nats" else bool
         self.parts[name] = Part(
             name, command, ready, self._report, environment=clean_environment(), worth_telling=worth
         )
@@ -201,11 +205,6 @@ class Up:
                 last, since = self.ledger, time.monotonic()
             await asyncio.sleep(0.05)
         self._report("the sink did not store everything in time; the stream keeps the rest until the next start")
-
-
-def _nats_line_worth_telling(line: str) -> bool:
-    """nats-server's log is long; only what is wrong concerns people. (The file with the password is 0600.)"""
-    return any(level in line for level in ("[WRN]", "[ERR]", "[FTL]")) and "Plaintext passwords" not in line
 
 
 def settled(ledger: dict[str, Any], node: str, closed: str | None) -> bool:
