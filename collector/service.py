@@ -282,9 +282,9 @@ class Collector:
         look = await self.call(self.accounts.take)
         waiting = (look.produced - look.consumed) // datapath.stride
         if not self.bus.connected and not force:
-            raise RefusedError(
+            raise StreamError(
                 f"NATS at {self.bus.where} is away: {waiting} events and the last state of every flow would be lost",
-                "bring NATS back, stop the collector with SIGTERM (keeps them), or give --force",
+                "bring NATS back; or stop the collector with SIGTERM, which keeps them until `ztlens down` drops them",
             )
         if self._burying is not None and not self._burying.done():
             await asyncio.wait([self._burying], timeout=CLOSE_SECONDS)
