@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +30,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from sink.errors import BusyError, QueryError, SinkError
+from sink.errors import BusyError, QueryError, ReopenedError, SinkError
 from sink.history import output
 from sink.history.ledger import ledger
 from sink.history.query import Answer
@@ -39,6 +40,8 @@ from sink.store import Store
 log = logging.getLogger("ztlens.sink")
 
 BODY_MAX = 1 << 20
+REOPENING = 5.0
+"""Seconds a question waits for a store that is being opened anew (after a full disk)."""
 _HTTP_STATUS: tuple[tuple[type[SinkError], int], ...] = ((QueryError, 400), (BusyError, 503), (SinkError, 500))
 _TYPES = {"arrow": "application/vnd.apache.arrow.stream", "json": "application/json", "csv": "text/csv; charset=utf-8"}
 
@@ -181,7 +184,15 @@ class Api:
         return question
 
     def _ask(self, question: Question) -> Answer:
-        return Answer(self._store.cursor(), question.sql, question.parameters, self._settings.query_timeout)
+        """Asked again, for a while, if the store is being opened anew: who asked need not know."""
+        until = time.monotonic() + REOPENING
+        while True:
+            try:
+                return Answer(self._store.cursor(), question.sql, question.parameters, self._settings.query_timeout)
+            except ReopenedError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.1)
 
     async def _stream(self, answer: Answer, form: str) -> AsyncIterator[bytes]:
         chunks = encoded(answer, form)

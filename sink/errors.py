@@ -3,6 +3,7 @@
 SinkError          root; `hint` is the next step to take, `exit_status` that of docs/cli.md
 ├── QueryError     the question is wrong (syntax, unknown column, not read-only): exit status 2
 ├── BusyError      too many questions at once, or this one took too long; recoverable: ask again
+│   └── ReopenedError  the store was opened anew meanwhile (it does that after a full disk)
 └── StoreError     a commit failed (disk full, I/O error); recoverable: nothing is lost, it is tried again
 """
 
@@ -25,6 +26,13 @@ class QueryError(SinkError):
 
 class BusyError(SinkError):
     """The question was given up: no reader free, or over its time."""
+
+
+class ReopenedError(BusyError):
+    """The connection went away under the question; the next one will do."""
+
+    def __init__(self) -> None:
+        super().__init__("the store was opened anew while it answered", "ask again")
 
 
 class StoreError(SinkError):

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sink.errors import BusyError, QueryError, SinkError
+from sink.errors import BusyError, QueryError, ReopenedError, SinkError
 
 BATCH_ROWS = 65_536
 _READ = {"SELECT", "EXPLAIN"}
@@ -54,7 +54,8 @@ class Answer:
         self._timeout = timeout
         self._working = threading.Lock()
         self._closed = False
-        self._timer = threading.Timer(timeout, cursor.interrupt)
+        self._late = False
+        self._timer = threading.Timer(timeout, self._give_up)
         self._timer.daemon = True
         try:
             statements = cursor.extract_statements(sql)
@@ -72,7 +73,7 @@ class Answer:
             self._first = self._next()
         except duckdb.Error as error:
             self.close()
-            raise explained(error, timeout) from error
+            raise self._explained(error) from error
         except (OSError, pa.ArrowException) as error:
             self.close()
             raise self._broken(error) from error
@@ -110,8 +111,18 @@ class Answer:
                  "Out of Memory": duckdb.OutOfMemoryException}  # fmt: skip
         for word, kind in kinds.items():
             if word in text:
-                return explained(kind(text), self._timeout)
-        return explained(duckdb.InvalidInputException(text), self._timeout)
+                return self._explained(kind(text))
+        return self._explained(duckdb.InvalidInputException(text))
+
+    def _explained(self, error: duckdb.Error) -> SinkError:
+        """Interrupted by anything but the timer, or cut off: the store closed its connections to open the file anew."""
+        if isinstance(error, (duckdb.InterruptException, duckdb.ConnectionException)) and not self._late:
+            return ReopenedError()
+        return explained(error, self._timeout)
+
+    def _give_up(self) -> None:
+        self._late = True
+        self._cursor.interrupt()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows; blocks while DuckDB works. Raises SinkError."""
@@ -121,7 +132,7 @@ class Answer:
             try:
                 batch = self._next()
             except duckdb.Error as error:
-                raise explained(error, self._timeout) from error
+                raise self._explained(error) from error
             except (OSError, pa.ArrowException) as error:
                 raise self._broken(error) from error
 

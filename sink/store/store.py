@@ -20,7 +20,7 @@ from schemas.errors import EnvelopeError
 from schemas.messages import LossRecord, PolicyRecord
 from schemas.verdict import STRIDE
 from sink.counters import Counters
-from sink.errors import StoreError
+from sink.errors import ReopenedError, StoreError
 from sink.settings import SinkSettings
 from sink.store import records, rows
 from sink.store.database import now_ns, open_memory, open_writer
@@ -99,9 +99,12 @@ class Store:
         return self._settings.database if self._settings else None
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection of its own to the same database, for reading."""
+        """A connection of its own to the same database, for reading. Raises ReopenedError while it is opened anew."""
         with self._lock:
-            cursor = self._connection.cursor()
+            try:
+                cursor = self._connection.cursor()
+            except duckdb.ConnectionException as error:
+                raise ReopenedError from error
             self._cursors.add(cursor)
         return cursor
 

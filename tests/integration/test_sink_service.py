@@ -385,10 +385,10 @@ async def test_readers_while_it_is_written(bus: Bus, sink: SinkProcess) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB."""
+    """A file system of 64 MB: the log, the file and a checkpoint of 300,000 rows fit twice."""
     path = tmp_path / "small"
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(path)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(path)], check=True)
     yield path
     subprocess.run(["umount", "-l", str(path)], check=True)
 
@@ -397,7 +397,7 @@ async def test_a_full_disk_loses_nothing(bus: Bus, nats_server: NatsServer, smal
     given = batches.traffic(300_000)
     n = len(given.rows)
     filler = small_disk / "filler"
-    filler.write_bytes(bytes(18 << 20))
+    filler.write_bytes(bytes(58 << 20))
     with SinkProcess(settings(small_disk, nats_server.url)) as sink:
         await bus.send(batches.cut(given.rows, 4000))
         await until(lambda: "nothing is lost" in sink.log(), "the sink says that the disk is full", 60)
