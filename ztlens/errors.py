@@ -17,6 +17,8 @@ MISSING = 3
 INTERRUPTED = 130
 
 _ROOMS = {"policy": BAD_INPUT, "schemas": BAD_INPUT, "collector": MISSING, "sink": MISSING}
+_HINTS = {"policy": "docs/policy.md says what may stand there"}
+"""For errors that say all there is to say."""
 _FILE_ERRNOS = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST}
 
 
@@ -65,7 +67,7 @@ def explain(error: BaseException) -> Explanation:
         return Explanation(str(error), error.hint, error.exit_status)
     room = type(error).__module__.partition(".")[0]
     if room in _ROOMS:
-        hint = getattr(error, "hint", "") or "run it again with --debug to see where this comes from"
+        hint = getattr(error, "hint", "") or _HINTS.get(room, "run it again with --debug to see where this comes from")
         return Explanation(str(error), hint, getattr(error, "exit_status", _ROOMS[room]))
     if room == "typer":
         return _usage(error)

@@ -1,7 +1,6 @@
 """Somebody else's programs: an XDP program that passes everything, a TC filter that does nothing."""
 
 import os
-import socket
 
 import numpy as np
 
@@ -48,6 +47,11 @@ def xdp_id(netns: str, interface: str) -> int:
     return inside(netns, lambda: libbpf.xdp_query(links()[interface].ifindex).any)
 
 
+def tc_id(netns: str, interface: str, handle: int, priority: int) -> int:
+    """Id of the TC program in that place on egress, 0: none."""
+    return inside(netns, lambda: libbpf.tc_query(links()[interface].ifindex, handle, priority))
+
+
 def statistics(netns: str, interface: str) -> dict[str, int]:
     """Counters of the interface, as `ip -s link` shows them: the kernel's own, not ours."""
     from pyroute2 import IPRoute  # noqa: PLC0415
@@ -58,8 +62,3 @@ def statistics(netns: str, interface: str) -> dict[str, int]:
             return dict(link.get_attr("IFLA_STATS64"))
 
     return inside(netns, read)
-
-
-def index(netns: str, interface: str) -> int:
-    """The interface's number in `netns`."""
-    return inside(netns, lambda: socket.if_nametoindex(interface))
