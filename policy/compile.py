@@ -115,8 +115,8 @@ class Compiled:
                 enough = (needed + 63) // 64 * 64 * (2 if knob == "PREFIXES_MAX" else 1)
                 told = f"{needed:,} {what.replace('_', ' ')}"
                 message = f"the policy needs {told}, the kernel table has room for {places[what]:,}"
-                value = places[what] * (2 if knob == "PREFIXES_MAX" else 1)
-                raise PolicyError(message, f"start the collector with {knob} of {enough} or more (it is {value})")
+                hint = f"start the collector with {knob} of {enough} or more (it is {_limits(knobs)[knob]})"
+                raise PolicyError(message, hint)
 
 
 def room(knobs: Mapping[str, int] | None = None) -> dict[str, int]:
@@ -124,8 +124,12 @@ def room(knobs: Mapping[str, int] | None = None) -> dict[str, int]:
 
     PREFIXES_MAX holds two policies during a change, so one may have half of it.
     """
-    limits = {knob.name: knob.default for knob in KNOBS} | dict(knobs or {})
+    limits = _limits(knobs)
     return {what: limits[knob] // (2 if knob == "PREFIXES_MAX" else 1) for what, knob in _KNOB_OF.items()}
+
+
+def _limits(knobs: Mapping[str, int] | None) -> dict[str, int]:
+    return {knob.name: knob.default for knob in KNOBS} | dict(knobs or {})
 
 
 def compile_policy(policy: Policy | None, *, host: Sequence[str] = ()) -> Compiled:

@@ -18,8 +18,8 @@ _BUCKET_BITS = 16
 class Starts:
     """Ascending numbers, the first 0, to be searched for the last one that is not above a key.
 
-    All keys take their steps together, without branches: np.searchsorted took 146 ns a random key among 6,000, this
-    35 ns. `values` is padded at its end so that no step leaves it.
+    All keys take their steps together, without branches: among 6,000 a random key takes 38 ns, with np.searchsorted
+    76 ns (1 M uint32 keys, 16,384 at a time). `values` is padded at its end so that no step leaves it.
     """
 
     values: np.ndarray
@@ -112,13 +112,14 @@ class Lookup:
 
     def _among_lower_halves(self, half: np.ndarray, low: np.ndarray) -> np.ndarray:
         """The last interval that starts in upper half `half` with a lower half not above `low`, or the one before."""
-        end = self.v6_ends[half]
-        first = np.where(half > 0, self.v6_ends[half - 1], 0)
-        found = first - 1
-        for bit in reversed(range(int((end - first).max()).bit_length())):
-            next_one = found + (1 << bit)
-            inside = next_one < end
-            found += (inside & (self.v6_low[np.where(inside, next_one, 0)] <= low)) * np.intp(1 << bit)
+        last = self.v6_ends[half] - 1
+        found = np.where(half > 0, self.v6_ends[half - 1], 0) - 1
+        for bit in reversed(range(int((last - found).max()).bit_length())):
+            # A step beyond the last interval is one to it: it is the answer, or the next steps are short enough.
+            step = np.minimum(found + np.intp(1 << bit), last)
+            step -= found
+            step *= self.v6_low[found + step] <= low  # a product, for masks and choices cost a branch a key
+            found += step
         return found
 
 
