@@ -57,6 +57,14 @@ async def test_a_life(nats_server: NatsServer, files: Path, capfd: pytest.Captur
         out, _ = await ztlens("policy", "show")
         assert out.startswith("# revision 2, mode enforce, by ") and out.endswith(OTHER)
 
+        # `running` is what runs, for questions.
+        same = await ztlens.json("policy", "diff", "running", files / "other.yaml")
+        assert (same["a"], same["same"]) == ("running", True)
+        out, _ = await ztlens("policy", "diff", "running", files / "policy.yaml", status=1)
+        assert "5433/tcp" in out and "5432/tcp" in out
+        question = ("--from", "web", "--to", "db", "--port", "5433/tcp", "--no-kernel")
+        assert (await ztlens.json("policy", "explain", *question))["rule"] == "web-to-db"
+
         out, err = await ztlens("policy", "apply", files / "broken.yaml", status=2)
         assert out == "" and err.startswith(f"error: {files / 'broken.yaml'}:") and err.count("\n") == 2
         assert kernel.revision == 2

@@ -1,0 +1,157 @@
+"""`policy check`, `diff` and `explain` over files: what they print, and their exit status."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collector.errors import KernelError
+from policy.explain import Explanation
+from ztlens import probing
+from ztlens.main import main
+
+OLD = """version: 1
+identities:
+  web: {labels: {app: web}, addresses: [10.0.1.10]}
+  db: {addresses: [10.0.2.0/24]}
+rules:
+  - {name: a, from: {app: web}, to: db, ports: [5432/tcp], action: allow}
+"""
+NEW = OLD.replace("5432/tcp", "5432-5433/tcp") + "  - {name: n, from: web, to: 10.0.2.9, action: deny}\n"
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZTLENS_RUN_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("ZTLENS_CONFIG", "empty.toml")
+    Path("empty.toml").touch()
+    Path("old.yaml").write_text(OLD)
+    Path("new.yaml").write_text(NEW)
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> Any:
+    assert main([*arguments, "-o", "json"]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+def test_check_warns(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("open.yaml").write_text(OLD + "  - {name: o, to: db, action: allow}\n")
+    found = answer(capsys, "policy", "check", "open.yaml")
+    assert [{**w, "message": "", "hint": ""} for w in found["warnings"]] == [
+        {"kind": "world_open", "subject": "o", "file": "open.yaml", "line": 7, "column": 5, "message": "", "hint": ""}
+    ]
+    assert (found["rules"], found["room"]["rules"]) == (2, 4096)
+    assert answer(capsys, "policy", "check", "--strict", "open.yaml", status=1)["ok"] is True
+    assert answer(capsys, "policy", "check", "--strict", "old.yaml")["warnings"] == []
+    assert main(["policy", "check", "open.yaml"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("open.yaml:7:5: world_open: ")
+    assert out[-1].startswith("open.yaml: 1 warning, default deny, 2 of 4,096 rules, ")
+
+
+def test_check_refuses_what_the_kernel_has_no_room_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("small.toml").write_text("[knobs]\nPREFIXES_MAX = 2\n")
+    found = answer(capsys, "--config", "small.toml", "policy", "check", "old.yaml", status=1)
+    assert (found["ok"], found["errors"][0]["file"]) == (False, "old.yaml")
+    assert found["errors"][0]["message"] == "the policy needs 2 prefixes, the kernel table has room for 1"
+
+
+def test_diff(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "policy", "diff", "old.yaml", "new.yaml", status=1)
+    assert (found["a"], found["b"], found["same"]) == ("old.yaml", "new.yaml", False)
+    assert found["rows"] == [
+        {"access": "gained", "before": "deny", "after": "allow", "from": ["web"], "from_except": [],
+         "to": ["db"], "to_except": ["10.0.2.9"], "ports": ["5433/tcp"], "ports_except": [],
+         "example": {"src": "10.0.1.10", "dst": "10.0.2.1", "proto": "tcp", "port": 5433, "rule_before": "default",
+                     "rule_after": "a"}},
+        {"access": "lost", "before": "allow", "after": "deny", "from": ["web"], "from_except": [],
+         "to": ["10.0.2.9"], "to_except": [], "ports": ["5432/tcp"], "ports_except": [],
+         "example": {"src": "10.0.1.10", "dst": "10.0.2.9", "proto": "tcp", "port": 5432, "rule_before": "a",
+                     "rule_after": "n"}},
+    ]  # fmt: skip
+    found = answer(capsys, "policy", "diff", "old.yaml", "old.yaml")
+    assert (found["same"], found["rows"]) == (True, [])
+    assert main(["policy", "diff", "old.yaml", "old.yaml"]) == 0
+    assert capsys.readouterr().out == "old.yaml and old.yaml mean the same\n"
+
+
+def test_diff_of_built_in_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("off.yaml").write_text(OLD + "builtins: {ndp: false}\n")
+    assert main(["policy", "diff", "old.yaml", "off.yaml"]) == 1
+    assert capsys.readouterr().out == "builtin:ndp is turned off\n"
+
+
+def test_diff_by_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("renamed.yaml").write_text(OLD.replace("name: a", "name: b"))
+    assert answer(capsys, "policy", "diff", "old.yaml", "renamed.yaml")["same"] is True
+    (row,) = answer(capsys, "policy", "diff", "--rules", "old.yaml", "renamed.yaml", status=1)["rows"]
+    assert (row["access"], row["example"]["rule_before"], row["example"]["rule_after"]) == ("kept", "a", "b")
+
+
+QUESTION = ("policy", "explain", "--from", "web", "--to", "10.0.2.9", "--port", "5432/tcp", "new.yaml")
+
+
+def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, *QUESTION, "--no-kernel")
+    assert [found[key] for key in ("decision", "reason", "rule", "src_identity", "dst_identity")] == [
+        "deny", "rule", "n", "web", "db",
+    ]  # fmt: skip
+    assert [(m["rule"], m["decides"]) for m in found["matched"]] == [("n", True), ("a", False)]
+    assert (found["src"], found["dst"], found["proto"], found["port"]) == ("10.0.1.10", "10.0.2.9", "tcp", 5432)
+    assert (found["kernel"], found["agrees"], len(found["tuples"])) == (None, None, 1)
+    assert main([*QUESTION, "--no-kernel"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "10.0.1.10 (web) → 10.0.2.9 (db) 5432/tcp: DENY",
+        "  'n' denies, and deny beats allow",
+        "  * deny 'n' (line 7): denies, and deny beats allow",
+        "    allow 'a' (line 6): deny beats allow",
+    ]
+
+
+def test_explain_of_several_says_what_they_share(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(
+        capsys, "policy", "explain", "--from", "web", "--to", "db", "--port", "5432/tcp", "new.yaml", "--no-kernel"
+    )
+    assert [(t["dst"], t["decision"]) for t in found["tuples"]] == [("10.0.2.1", "allow"), ("10.0.2.9", "deny")]
+    assert (found["decision"], found["rule"], found["reason"], found["src"]) == (None, None, "rule", "10.0.1.10")
+
+
+def kernel(says: dict[str, Any]) -> Any:
+    def answers(compiled: object, found: list[Explanation]) -> list[dict[str, Any]]:
+        return [{name: getattr(one, name) for name in (*probing.FIELDS, "report_only")} | says for one in found]
+
+    return answers
+
+
+def test_explain_compares_with_the_kernel(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "kernel_answers", kernel({}))
+    found = answer(capsys, *QUESTION, "--kernel")
+    assert (found["agrees"], found["kernel"]["rule"]) == (True, "n")
+    monkeypatch.setattr(probing, "kernel_answers", kernel({"decision": "allow", "rule": "a"}))
+    assert main([*QUESTION, "--kernel"]) == 1
+    out, err = capsys.readouterr()
+    assert "  kernel: decision allow, reason rule, rule a, " in out
+    assert err.startswith("error: ") and err.count("\n") == 2
+    assert answer(capsys, *QUESTION, "--kernel", status=1)["agrees"] is False
+
+
+def test_a_kernel_that_cannot_be_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an error if it was to be asked, else a word on stderr."""
+
+    def fails(compiled: object, found: object) -> None:
+        raise KernelError("no headers", "install them")
+
+    monkeypatch.setattr(probing, "kernel_answers", fails)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert main([*QUESTION]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("10.0.1.10 (web)")
+    assert err == "the kernel program was not asked: no headers\n"
+    assert main([*QUESTION, "--kernel"]) == 3
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert main([*QUESTION]) == 0
+    assert capsys.readouterr().err == "error: no headers\nhint: install them\n"
