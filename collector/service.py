@@ -44,6 +44,7 @@ OpenDatapath = Callable[[DatapathSettings, Callable[[Datapath], None]], Datapath
 TICK = 1.0  # seconds between loss records
 SUMS_EVERY = 10.0  # seconds between loss records with the flow table's sums
 SWEEP_SHARE = 0.05  # of one CPU, at most: a sweep that took 0.1 s is not repeated within 2 s
+LOOK_AFTER = 3.0  # seconds between two looks at the interfaces
 FLUSH_SECONDS = 5.0
 CLOSE_SECONDS = 30.0
 
@@ -74,7 +75,9 @@ class Collector:
         self._pumping: asyncio.Task[None] | None = None
         self._burying: asyncio.Task[None] | None = None
         self._finish: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._next_sweep = self._sums_at = 0.0
+        self._next_sweep = self._sums_at = self._next_look = 0.0
+        self._unwatched: dict[str, str] = {}
+        self._told = 0  # notices of the datapath
         self._faults: dict[str, str] = {}
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -118,8 +121,7 @@ class Collector:
             self.node = Node(datapath, self.call, self.records, self.memory, settings.node)
         self.live = Live(self.bus, settings.node, settings.live_cap, self.node.names)
         self.pump = self._pump(datapath, live=True)
-        for notice in datapath.notices:
-            self.notice(notice)
+        self._tell_notices()
         await self.node.begin(wanted, settings.mode)
         await self.call(self.accounts.take)
         where = ", ".join(f"{name} ({how})" for name, how in datapath.interfaces.items()) or "no interface"
@@ -230,11 +232,27 @@ class Collector:
                 if fresh or now - self._sums_at >= SUMS_EVERY:
                     sums, self._sums_at = report.sums, now
             look = await self.call(self.accounts.take)
+            if now >= self._next_look and not self.ending:
+                self._next_look = now + LOOK_AFTER
+                self._tell_unwatched(await self.call(self.datapath.look_after))
         except (CollectorError, OSError) as error:
             self._fault("sweep", error)
             return
         if not self.ending:  # nothing may follow the final record
             self.records.put(self.accounts.record(look, collector=self.counters(), flows=sums))
+
+    def _tell_unwatched(self, unwatched: dict[str, str]) -> None:
+        before, self._unwatched = self._unwatched, unwatched
+        self._tell_notices()
+        for name, why in unwatched.items():
+            if before.get(name) != why:
+                self.notice(f"{name} is {why}; what passes it is not seen")
+
+    def _tell_notices(self) -> None:
+        """Those of the datapath that are new."""
+        for line in self.datapath.notices[self._told :]:
+            self.notice(line)
+            self._told += 1
 
     def _fault(self, what: str, error: Exception) -> None:
         """Say it when it is new."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ztlens.config import Settings, split_interface
+from ztlens.down import pinned
 from ztlens.errors import BadInput, Missing
 from ztlens.lookup import read_policy
 
@@ -21,7 +22,8 @@ def before_start(settings: Settings, command: str) -> None:
         compile_policy(parse(read_policy(policy), str(policy)))
     if missing_capabilities():
         raise Missing(f"ztlens {command} needs root: it loads programs into the kernel", "run it with sudo")
-    _interfaces(settings)
+    if not pinned(settings):  # else what runs goes on with the interfaces that are there
+        _interfaces(settings)
 
 
 def _interfaces(settings: Settings) -> None:

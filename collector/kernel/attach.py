@@ -4,7 +4,9 @@ XDP goes native first, then generic. TC egress goes on a clsact qdisc that is re
 else uses it. All functions speak about the calling thread's network namespace (see `netns.inside`).
 """
 
+import contextlib
 import errno
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +16,7 @@ from collector.kernel.interface import Interface
 from collector.kernel.netns import Link, has_filters, links
 
 TC_HANDLE, TC_PRIORITY = 0x7A746C, 1  # "ztl"; first, so that no other filter's answer ends the chain before us
+GONE, ANEW, TAKEN_OFF = "gone", "made anew", "without its program: somebody took it off"
 _NATIVE_REFUSES = (errno.EOPNOTSUPP, errno.ERANGE, errno.EINVAL, errno.EBUSY, errno.ENOMEM, errno.ENODEV)
 
 
@@ -50,13 +53,18 @@ class Attached:
         return "+".join(filter(None, [self.xdp, "egress" if self.tc else ""]))
 
 
-def wanted_links(interfaces: Sequence[Interface]) -> dict[Interface, Link]:
-    """Each interface's link. Raises KernelError for one that does not exist or cannot be watched."""
+def wanted_links(interfaces: Sequence[Interface], absent: Callable[[str], None] | None = None) -> dict[Interface, Link]:
+    """Each interface's link. Raises KernelError for one that cannot be watched or, unless `absent` is there to be told
+    its name, does not exist.
+    """
     there, out = links(), {}
     if not interfaces:
         raise KernelError("no interface to watch", "name one, as in `ztlens up -i eth0`")
     for interface in interfaces:
         link = there.get(interface.name)
+        if link is None and absent is not None:
+            absent(interface.name)
+            continue
         if link is None:
             names = ", ".join(sorted(name for name, link in there.items() if not link.loopback))
             raise KernelError(f"there is no interface {interface.name}", f"those here: {names or 'none but lo'}")
@@ -185,6 +193,34 @@ def detach(attached: Iterable[Attached], programs: Programs) -> None:
             libbpf.tc_detach(one.ifindex, TC_HANDLE, TC_PRIORITY)
         if one.clsact and not has_filters(one.ifindex):
             libbpf.clsact_destroy(one.ifindex)
+
+
+def faults(names: Iterable[str], noted: Iterable[Attached], programs: Programs) -> dict[str, str]:
+    """Interface → GONE, ANEW or TAKEN_OFF, for those of `names` that are not attached as `noted` says."""
+    by_name = {one.name: one for one in noted}
+    out = {}
+    for name in names:
+        one = by_name.get(name)
+        if one is None or not _there(one.ifindex):
+            out[name] = ANEW if _exists(name) else GONE
+        elif (one.xdp and libbpf.xdp_query(one.ifindex).any != programs.xdp_id) or (
+            one.tc and libbpf.tc_query(one.ifindex, TC_HANDLE, TC_PRIORITY) != programs.tc_id
+        ):
+            out[name] = TAKEN_OFF
+    return out
+
+
+def _there(ifindex: int) -> bool:
+    """By number: an interface that got another name is the same."""
+    with contextlib.suppress(OSError):
+        return bool(socket.if_indextoname(ifindex))
+    return False
+
+
+def _exists(name: str) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(socket.if_nametoindex(name))
+    return False
 
 
 def watched_ifindexes(wanted: dict[Interface, Link], notice: Callable[[str], None]) -> list[int]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel import attach, libbpf, pins, slots, sweep
+from collector.kernel import attach, libbpf, pins, slots, sweep, watching
 from collector.kernel.handle import Handle
-from collector.kernel.interface import Events, SweepReport
+from collector.kernel.interface import DatapathSettings, Events, SweepReport
 from collector.kernel.netns import NETNS_DIR, inside
 from schemas.codes import Mode, RuleId
 
@@ -94,6 +94,7 @@ class BccDatapath(LoadedDatapath):
         self.interfaces: dict[str, str] = {}
         self.notices: list[str] = []
         self.predecessor: BccDatapath | None = None
+        self.settings: DatapathSettings | None = None  # what is to be looked after; None: nothing
         self._directory, self._netns, self._lock = directory, netns, lock
 
     @property
@@ -134,7 +135,11 @@ class BccDatapath(LoadedDatapath):
                 raise  # a namespace that is gone took its interfaces with it
         libbpf.membarrier()  # what is counted now is final
 
+    def look_after(self) -> dict[str, str]:
+        return watching.look_after(self, self.settings) if self.settings is not None else {}
+
     def detach(self) -> None:
+        self.settings = None
         self.take_off(*self.attached())
         self.note([])
         self.interfaces = {}

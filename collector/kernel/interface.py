@@ -64,7 +64,8 @@ class Datapath(Protocol):
     adopted: bool
     """True if it was found running and taken over."""
     interfaces: dict[str, str]
-    """Interface → how it is watched: `native`, `generic` (counts are aggregated), `egress`, joined by `+`."""
+    """Interface → how it is watched: `native`, `generic` (counts are aggregated), `egress`, joined by `+`; or
+    `not watched`."""
     stride: int
     """Bytes from one record of the ring to the next: today's schemas.verdict.STRIDE, but for a predecessor."""
 
@@ -130,6 +131,10 @@ class Datapath(Protocol):
 
     def sweep(self) -> SweepReport:
         """Emit what is due, end what is over (mark, membarrier, reap). Exact under load."""
+        ...
+
+    def look_after(self) -> dict[str, str]:
+        """Watch again interfaces that were made anew. Interface → why it is not watched; `interfaces` says so, too."""
         ...
 
     def detach(self) -> None:

@@ -1,20 +1,17 @@
 """From settings to a running datapath: adopt the one that is there, replace one of another layout, or load anew."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
-
 from collector.kernel import attach, libbpf, pins
-from collector.kernel.attach import Attached
 from collector.kernel.datapath import BccDatapath
 from collector.kernel.handle import Handle
-from collector.kernel.interface import Datapath, DatapathSettings, Interface
+from collector.kernel.interface import Datapath, DatapathSettings
 from collector.kernel.layout import Layout, new_layout
 from collector.kernel.loader import load
-from collector.kernel.netns import Link, inside
-from schemas.codes import Flag, Mode
+from collector.kernel.netns import inside
+from collector.kernel.watching import watch
+from schemas.codes import Mode
 from schemas.structs import TIMEOUTS
 
 
@@ -36,8 +33,11 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
     try:
         pins.settle(settings.pins)
         layout = new_layout(settings.knobs)
-        wanted = inside(settings.netns, lambda: attach.wanted_links(settings.interfaces))
         chain = _pinned(settings)
+        absent: list[str] = []  # with something to adopt no reason to fail: what else it watches must go on
+        wanted = inside(
+            settings.netns, lambda: attach.wanted_links(settings.interfaces, absent.append if chain else None)
+        )
         inside(settings.netns, lambda: attach.check_foreign(wanted, _program_ids(chain)))
         if chain and chain[0].handle.layout.same_program(layout):
             datapath = chain[0]
@@ -50,7 +50,14 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
             _configure(datapath, settings)
         else:
             datapath = _new(settings, layout, chain, lock, prepare)
-        _attach(datapath, settings, wanted)
+        datapath.notices += [f"there is no interface {name}: it is watched once it comes" for name in absent]
+        try:
+            watch(datapath, settings, wanted)
+        except BaseException:
+            if not datapath.adopted and datapath.predecessor is None and not datapath.attached()[1]:
+                datapath.unpin()  # `attach` has taken its programs off again
+            raise
+        datapath.settings = settings
         return datapath
     except BaseException:
         for one in [datapath, *chain]:
@@ -110,52 +117,3 @@ def _new(
 def _configure(datapath: BccDatapath, settings: DatapathSettings) -> None:
     timeouts = TIMEOUTS | settings.timeouts
     datapath.handle.configure(sample=settings.sample, budget=settings.budget, timeouts=timeouts)
-
-
-def _attach(datapath: BccDatapath, settings: DatapathSettings, wanted: dict[Interface, Link]) -> None:
-    """Attach what is missing, take off what is not wanted any more, note what is where."""
-    chain = [datapath]
-    while (older := chain[-1].predecessor) is not None:
-        chain.append(older)
-    noted = [one.attached() for one in chain]
-    clsact = {a.ifindex for netns, attached in noted if netns == settings.netns for a in attached if a.clsact}
-    programs = datapath.programs
-
-    def watch() -> list[Attached]:
-        _write_watched(datapath, attach.watched_ifindexes(wanted, datapath.notices.append))
-        return attach.attach(wanted, programs, clsact, datapath.notices.append)
-
-    try:
-        attached = inside(settings.netns, watch)
-    except BaseException:
-        if not datapath.adopted and datapath.predecessor is None:
-            datapath.unpin()  # `attach` has taken its programs off again
-        raise
-    datapath.note(attached)
-    hooks = {link.ifindex: interface.hooks for interface, link in wanted.items()}
-    for one, (netns, before) in zip(chain, noted, strict=True):
-        one.take_off(netns, [_leftover(a, hooks.get(a.ifindex) if netns == settings.netns else None) for a in before])
-        if one is not datapath:
-            one.note([])
-    if datapath.predecessor is not None:
-        libbpf.membarrier()  # from here on no packet is counted by the old programs
-    generic = any(a.xdp == "generic" for a in attached)
-    datapath.handle.config.values["flags"][0] = Flag.AGGREGATED if generic else 0
-    datapath.interfaces = {a.name: a.how for a in attached}
-    again = [a.name for a in attached if a.fresh]
-    if datapath.adopted and again:
-        datapath.notices.append("attached, as they were not before: " + ", ".join(again))
-
-
-def _leftover(noted: Attached, hooks: str | None) -> Attached:
-    """What of an earlier attachment is not wanted now that the interface is watched at `hooks` (None: not at all)."""
-    ingress, egress = hooks in (None, "egress"), hooks in (None, "ingress")
-    return replace(noted, xdp=noted.xdp if ingress else "", tc=noted.tc and egress, clsact=noted.clsact and egress)
-
-
-def _write_watched(datapath: BccDatapath, ifindexes: list[int]) -> None:
-    watched = datapath.handle.watched
-    there, _ = watched.read()
-    wanted = np.array(ifindexes, "<u4")
-    watched.put(wanted, np.ones(len(wanted), "<u4"))
-    watched.remove(there[~np.isin(there, wanted)])

@@ -239,6 +239,9 @@ class FakeDatapath:
             len(rows), sum(_packets(r) for r in rows), sum(_bytes(r) for r in rows), due=len(self.kernel.due)
         )
 
+    def look_after(self) -> dict[str, str]:
+        return {}
+
     def detach(self) -> None:
         self.kernel.attached = False
         self.interfaces = {}
