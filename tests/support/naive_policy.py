@@ -7,12 +7,16 @@ must be quoted.
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import yaml
 
 NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132}
 WITH_PORTS = (6, 17, 132)
+# The library's own readers; reading the same text again is most of the time otherwise.
+ip_address = lru_cache(65_536)(ipaddress.ip_address)
+ip_network = lru_cache(65_536)(ipaddress.ip_network)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class NaivePolicy:
         best, longest = "world", -1
         for name, prefixes in candidates:
             for prefix in as_list(prefixes):
-                network = ipaddress.ip_network(prefix)
+                network = ip_network(prefix)
                 if inside(address, network) and network.prefixlen > longest:
                     best, longest = name, network.prefixlen
         return best
@@ -115,13 +119,13 @@ def as_list(value: Any) -> list[Any]:
 
 def inside(address: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
     """Whether `network` holds `address`, of the same family."""
-    ip = ipaddress.ip_address(address)
+    ip = ip_address(address)
     return ip.version == network.version and ip in network
 
 
 def holds(prefixes: Any, address: str) -> bool:
     """Whether any of `prefixes` holds `address`."""
-    return any(inside(address, ipaddress.ip_network(prefix)) for prefix in as_list(prefixes))
+    return any(inside(address, ip_network(prefix)) for prefix in as_list(prefixes))
 
 
 def within(ports: str, port: int) -> bool:
@@ -162,4 +166,4 @@ def flat_port_matches(port: Any, protocol: Any, packet: Tuple) -> bool:
 
 def has_types(packet: Tuple) -> bool:
     """Whether it is ICMP in its own family: over the other one it is bytes that nobody understands."""
-    return packet.proto == (1 if ipaddress.ip_address(packet.src).version == 4 else 58)
+    return packet.proto == (1 if ip_address(packet.src).version == 4 else 58)
