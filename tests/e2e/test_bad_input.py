@@ -98,6 +98,7 @@ def stored(one: Installation) -> int:
 
 def closed(one: Installation, collector: Process, sink: Process) -> dict[str, int]:
     """`down` of lone services: all is stored, the books balance; the events of the ledger."""
+    wait_for(lambda: one.status()["nats"]["connected"], "NATS", PATIENCE)
     one.run("down")
     assert collector.popen.wait(PATIENCE) == 0, collector.said()
     wait_for(lambda: (r := one.ledger()["rings"][0])["final"] and not r["events"]["in_flight"], "the end", PATIENCE)
