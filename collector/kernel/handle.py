@@ -77,9 +77,10 @@ class Handle:
         self._maps = {name: make(fds[name]) for name, make in makers.items() if name in fds}
         for name, opened in self._maps.items():
             setattr(self, name, opened)
-        words, at = self.config.words(), layout.dtypes["config"].fields or {}
+        words, fields = self.config.words(), layout.dtypes["config"].fields
+        assert fields is not None
         self._epoch, self._previous, self._until = (
-            words[at[name][1] // 8 :] for name in ("epoch", "previous", "confirm_until")
+            words[fields[name][1] // 8 :] for name in ("epoch", "previous", "confirm_until")
         )
         self.is_open = True
 
@@ -137,7 +138,9 @@ class Handle:
     def unconfirmed(self) -> Unconfirmed | None:
         epoch, previous, until = int(self._epoch[0]), int(self._previous[0]), int(self._until[0])
         # Equal: whoever switched died before the switch itself, or in `fall_back` just after it.
-        return Unconfirmed(previous >> 32, Mode(previous & 1), until) if until and epoch != previous else None
+        if not until or epoch == previous:
+            return None
+        return Unconfirmed(epoch >> 32, Mode(epoch & 1), previous >> 32, Mode(previous & 1), until)
 
     def store_epoch(self, revision: int, mode: Mode, confirm_within: float = 0) -> None:
         """One 8-byte store, then wait until no packet is judged by what was in force before.

@@ -50,11 +50,18 @@ class Events:
 
 @dataclass(frozen=True)
 class Unconfirmed:
-    """A change that nobody has confirmed yet: what the datapath itself goes back to, and when."""
+    """A change that nobody has confirmed: what waits, and what the datapath itself goes back to when."""
 
     revision: int
     mode: Mode
+    from_revision: int
+    from_mode: Mode
     until: int  # ns, CLOCK_MONOTONIC
+
+    @property
+    def kind(self) -> str:
+        """What changes: `revision` or `mode`."""
+        return "mode" if self.revision == self.from_revision else "revision"
 
     @property
     def seconds_left(self) -> float:

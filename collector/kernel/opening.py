@@ -116,7 +116,7 @@ def _new(
 
 def _mode_to_inherit(old: BccDatapath) -> Mode:
     """What nobody has confirmed does not outlive the datapath that would have taken it back."""
-    return old.unconfirmed.mode if old.unconfirmed is not None else old.mode
+    return old.unconfirmed.from_mode if old.unconfirmed is not None else old.mode
 
 
 def _configure(datapath: BccDatapath, settings: DatapathSettings) -> None:

@@ -225,7 +225,8 @@ class DatapathSuite:
         datapath.apply(compiled(rules=1), 1, 60)
         change = datapath.unconfirmed
         assert change is not None
-        assert (datapath.revision, change.revision, change.mode) == (1, 0, Mode.MONITOR)
+        assert (datapath.revision, change.revision, change.from_revision, change.kind) == (1, 1, 0, "revision")
+        assert (change.mode, change.from_mode) == (Mode.MONITOR, Mode.MONITOR)
         assert 59 < change.seconds_left <= 60
         with pytest.raises(KernelError, match="unconfirmed"):
             datapath.apply(compiled(rules=2), 2)
@@ -264,7 +265,8 @@ class DatapathSuite:
         heir = world.reopen()
         change = heir.unconfirmed
         assert change is not None
-        assert (heir.mode, change.mode, change.revision) == (Mode.ENFORCE, Mode.MONITOR, 1)
+        assert (heir.mode, change.mode, change.from_mode) == (Mode.ENFORCE, Mode.ENFORCE, Mode.MONITOR)
+        assert (change.kind, change.revision, change.from_revision) == ("mode", 1, 1)
         heir.fall_back()
         assert (heir.mode, heir.revision, heir.next_revision) == (Mode.MONITOR, 1, 2)
 

@@ -264,7 +264,8 @@ class FakeDatapath:
 
     @property
     def unconfirmed(self) -> Unconfirmed | None:
-        return Unconfirmed(*self.kernel.previous, self.kernel.confirm_until) if self.kernel.confirm_until else None
+        kernel = self.kernel
+        return Unconfirmed(*kernel.epoch, *kernel.previous, kernel.confirm_until) if kernel.confirm_until else None
 
     def confirm(self) -> None:
         change = self.unconfirmed
