@@ -22,7 +22,7 @@ from collector.memory import Kept, Memory
 from collector.names import RevisionNames
 from collector.policyfile import Wanted, compile_text
 from collector.records import Records
-from policy.builtin import BUILTINS
+from policy.builtin import switched
 from policy.compile import compile_policy
 from schemas.codes import Mode, word
 from schemas.messages import PolicyRecord
@@ -371,7 +371,7 @@ class Node:
             "revision": self._datapath.revision, "mode": word(self._datapath.mode), "hash": self.policy_hash,
             "known": compiled is not None, "file": "", "who": "", "text": "", "default": "", "rules": [],
             "identities": [], "unconfirmed": self.unconfirmed(),
-            "builtins": {name: policy is None or name not in policy.builtins_off for name in BUILTINS},
+            "builtins": switched(policy.builtins_off if policy is not None else frozenset()),
         }  # fmt: skip
         if running is not None:
             out |= {"file": running.file, "who": running.who, "text": running.text}
