@@ -7,6 +7,7 @@ counters see every packet, not only those with an event. ZTLENS_TEST_SWAPS makes
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,7 +26,7 @@ from tests.support.netns import Lab
 from tests.support.trafficgen import TrafficGen
 
 SWAPS = int(os.environ.get("ZTLENS_TEST_SWAPS", "60"))
-FLOWS, CHUNK = 200, 32_768
+FLOWS, CHUNK = 200, 262_144
 ODD = """version: 1
 rules:
   - {name: a-allow, from: 10.0.0.0/16, to: 10.1.0.2, ports: [53/udp], action: allow}
@@ -74,6 +75,7 @@ def test_no_packet_is_judged_by_a_mixture(watched: tuple[BccDatapath, list[Traff
             source.send(CHUNK, flows=FLOWS)
 
     seen: list[np.ndarray] = []
+    begun = time.monotonic()
     with ThreadPoolExecutor(2) as threads:
         cpus = sorted(os.sched_getaffinity(0))
         sending = [threads.submit(send, cpus[i % len(cpus)], source) for i, source in enumerate(sources)]
@@ -86,6 +88,7 @@ def test_no_packet_is_judged_by_a_mixture(watched: tuple[BccDatapath, list[Traff
         for sender in sending:
             sender.result()
     datapath.detach()
+    rate = sum(source.sent for source in sources) / (time.monotonic() - begun)
     seen.append(check_events(drain(datapath), rule))
     sent = sum(source.sent for source in sources)
     assert datapath.counters()["parsed"] == sent
@@ -99,7 +102,7 @@ def test_no_packet_is_judged_by_a_mixture(watched: tuple[BccDatapath, list[Traff
     assert balanced(datapath)
     revisions = np.unique(np.concatenate(seen))
     assert len(revisions) > SWAPS // 2, "traffic met most of the revisions"
-    print(f"{SWAPS} swaps under {sent:,} frames of {FLOWS} flows, {len(revisions)} revisions seen in events")
+    print(f"{SWAPS} swaps under {sent:,} frames ({rate:,.0f}/s) of {FLOWS} flows, {len(revisions)} revisions in events")
 
 
 def check_events(rows: np.ndarray, rule: dict[int, int]) -> np.ndarray:
