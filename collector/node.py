@@ -370,13 +370,14 @@ class Node:
         out: dict[str, Any] = {
             "revision": self._datapath.revision, "mode": word(self._datapath.mode), "hash": self.policy_hash,
             "known": compiled is not None, "file": "", "who": "", "text": "", "default": "", "rules": [],
-            "identities": [], "unconfirmed": self.unconfirmed(),
+            "identities": [], "host": [], "unconfirmed": self.unconfirmed(),
             "builtins": switched(policy.builtins_off if policy is not None else frozenset()),
         }  # fmt: skip
         if running is not None:
             out |= {"file": running.file, "who": running.who, "text": running.text}
         if compiled is not None and policy is not None:
             out["default"] = word(policy.default)
+            out["host"] = list(compiled.host)
             out["rules"] = compiled.rule_infos()
             out["identities"] = compiled.identity_infos()
         return out
