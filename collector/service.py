@@ -24,19 +24,17 @@ import uvloop
 import collector.kernel
 from collector.accounts import Accounts
 from collector.bus import Bus
+from collector.control.operations import handlers
 from collector.control.server import ControlServer
 from collector.errors import CollectorError, RefusedError, StreamError
 from collector.kernel.interface import Datapath, DatapathSettings
 from collector.live import Live
-from collector.lockout import Caution
 from collector.memory import Memory
 from collector.node import Node
 from collector.policyfile import PolicyFile, Wanted
 from collector.records import Records
 from collector.ring import Pump
 from collector.settings import CollectorSettings
-from collector.status import status
-from schemas.codes import Mode, word
 
 log = logging.getLogger("ztlens.collector")
 
@@ -50,7 +48,6 @@ LOOK_AFTER = 3.0  # seconds between two looks at the interfaces
 FLUSH_SECONDS = 5.0
 CLOSE_SECONDS = 30.0
 HOST_SECONDS = 1.0  # addresses that change together are one change
-CONFIRM_SECONDS = (1.0, 86400.0)  # least and most to wait for a confirmation
 
 
 class Collector:
@@ -96,7 +93,7 @@ class Collector:
             raise wanted.problem  # nothing runs that could be adopted: touch no interface
         self.memory.load()
         self._handle_signals()
-        control = ControlServer(self.settings.control_socket, self._handlers())
+        control = ControlServer(self.settings.control_socket, handlers(self))
         try:
             self.datapath = await self.call(self._open, self.settings.datapath(), partial(self._prepare, wanted))
             try:
@@ -247,11 +244,11 @@ class Collector:
     async def _tick_for_ever(self) -> None:
         due = time.monotonic()
         while True:
-            await self._tick()
+            await self.tick()
             due = max(due + TICK, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
-    async def _tick(self, *, fresh: bool = False) -> None:
+    async def tick(self, *, fresh: bool = False) -> None:
         """Sweep if it is time, look at every counter, queue the loss record. Kernel trouble is told, not fatal."""
         sums = None
         if self.ending:
@@ -413,67 +410,6 @@ class Collector:
             await pump.settle(0)
             pump.close()
         await self.call(old.close)
-
-    # ── the control socket ──────────────────────────────────────────────────────────────────────────────────────
-
-    def _handlers(self) -> dict[str, Any]:
-        return {
-            "status": self._op_status, "policy.show": self._op_show, "policy.apply": self._op_apply,
-            "mode": self._op_mode, "down": self._op_down, "policy.confirm": self._op_confirm_policy,
-            "mode.confirm": self._op_confirm_mode,
-        }  # fmt: skip
-
-    async def _op_status(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        if args.get("fresh"):
-            await self._tick(fresh=True)
-        return status(self)
-
-    async def _op_show(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        return self.node.show()
-
-    async def _op_apply(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        text, file = args.get("text"), args.get("file", "policy.yaml")
-        if not isinstance(text, str) or not isinstance(file, str):
-            raise RefusedError("policy.apply needs text and file", "both are strings")
-        self._not_ending()
-        return await self.node.apply(text, file, who, _caution(args))
-
-    async def _op_mode(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        wanted = args.get("mode")
-        if wanted is None:
-            now = word(self.datapath.mode)
-            return {"mode": now, "from": now, "changed": False, "warnings": [],
-                    "unconfirmed": self.node.unconfirmed()}  # fmt: skip
-        try:
-            mode = Mode[str(wanted).upper()]
-        except KeyError:
-            raise RefusedError(f"unknown mode {wanted!r}", "monitor or enforce") from None
-        self._not_ending()
-        return await self.node.set_mode(mode, who, _caution(args))
-
-    async def _op_confirm_policy(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        return await self.node.confirm("revision", who)
-
-    async def _op_confirm_mode(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        return await self.node.confirm("mode", who)
-
-    async def _op_down(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        result = await self.down(force=args.get("force") is True, who=who)
-        asyncio.get_running_loop().call_later(0.1, self.stop)  # the answer goes first
-        return result
-
-    def _not_ending(self) -> None:
-        if self.ending:
-            raise RefusedError("the collector is ending", "")
-
-
-def _caution(args: dict[str, Any]) -> Caution:
-    """From a request. Raises RefusedError."""
-    within, ssh = args.get("confirm_within") or 0, args.get("ssh") or ""
-    least, most = CONFIRM_SECONDS
-    if not isinstance(within, int | float) or (within and not least <= within <= most):
-        raise RefusedError("confirm_within is out of range", f"{least:g} s to {most / 3600:g} h")
-    return Caution(within, args.get("force") is True, str(ssh))
 
 
 async def run(

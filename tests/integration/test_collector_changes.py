@@ -23,7 +23,7 @@ ROOT = "root(0) via control socket"
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("collector.policyfile.POLL", 0.05)
     monkeypatch.setattr("collector.service.HOST_SECONDS", 0.05)
-    monkeypatch.setattr("collector.service.CONFIRM_SECONDS", (0.01, 100.0))
+    monkeypatch.setattr("collector.control.operations.CONFIRM_SECONDS", (0.01, 100.0))
     monkeypatch.setattr("collector.service.TICK", 0.1)
 
 
