@@ -30,6 +30,13 @@ static __always_inline u32 ways_to_judge(const struct packet *p, const struct co
 	return alone || p->now < config->midstream_until ? WAY_BOTH : WAY_FORWARD;
 }
 
+/* Under no policy, or one that allows either way, the first segment seen of a conversation older than us made its sender
+ * the opener: by the next policy, too, either way may allow it. Else who watches a host he is logged in to is cut off. */
+static __always_inline int opener_was_guessed(const struct flow *flow, u64 verdict, const struct config *config)
+{
+	return verdict & VERDICT_MIDSTREAM && flow->first_seen < config->midstream_until;
+}
+
 /* An ICMP error or a later fragment is judged, when its flow has to be judged again, by the tuple of its flow. */
 static __always_inline void packet_as_flow(struct packet *p, const struct flow_key *key, const struct flow *flow)
 {
@@ -212,11 +219,20 @@ static __always_inline int datapath(struct scratch *s, const struct config *conf
 			if (p->kind >= PACKET_LATER_FRAGMENT)
 				packet_as_flow(p, &s->key, flow);
 			ways = flow->flipped == p->from_hi ? WAY_FORWARD : WAY_REVERSED;
+			if (need == STALE && opener_was_guessed(flow, verdict, config))
+				ways = WAY_BOTH;
 			opener_type = flow->icmp_type;
 		}
 		judge(answer, p, config, epoch, ways, opener_type);
 		if (need == STALE) {
 			answer->verdict |= verdict & (VERDICT_MIDSTREAM | VERDICT_REVERSED);
+			/* Whichever way allowed it, the flow keeps its orientation, and its totals and identities theirs. */
+			if (answer->reversed != (flow && flow->flipped != p->from_hi)) {
+				u32 identity = answer->src_identity;
+
+				answer->src_identity = answer->dst_identity;
+				answer->dst_identity = identity;
+			}
 		} else {
 			if (p->proto == IPPROTO_TCP && !(p->tcp_flags & TCP_SYN) && p->kind < PACKET_LATER_FRAGMENT)
 				answer->verdict |= VERDICT_MIDSTREAM;

@@ -307,6 +307,7 @@ struct config {
 	u32 budget; /* events a second and CPU */
 	u32 capacity; /* flow table entries */
 	u32 flags; /* Flag bits set in every event of XDP (AGGREGATED) */
+	u64 last_revision; /* the highest ever in force: no number is given twice, after a fall-back either */
 };
 _Static_assert(__builtin_offsetof(struct config, epoch) == 0, "config.epoch");
 _Static_assert(__builtin_offsetof(struct config, previous) == 8, "config.previous");
@@ -318,7 +319,8 @@ _Static_assert(__builtin_offsetof(struct config, sample) == 96, "config.sample")
 _Static_assert(__builtin_offsetof(struct config, budget) == 100, "config.budget");
 _Static_assert(__builtin_offsetof(struct config, capacity) == 104, "config.capacity");
 _Static_assert(__builtin_offsetof(struct config, flags) == 108, "config.flags");
-_Static_assert(sizeof(struct config) == 112, "config");
+_Static_assert(__builtin_offsetof(struct config, last_revision) == 112, "config.last_revision");
+_Static_assert(sizeof(struct config) == 120, "config");
 
 /* Shared by all CPUs, written seldom: at events and at the birth and end of flows. */
 struct totals {

@@ -71,6 +71,14 @@ class Bus:
         return self._client if self.connected else None
 
     @property
+    def peer(self) -> tuple[str, int] | None:
+        """Address and port of the server at the other end; None when away or when nats-py does not tell."""
+        transport = getattr(self._client, "_transport", None) if self.connected else None
+        writer = getattr(transport, "_io_writer", None)
+        name = writer.get_extra_info("peername") if writer is not None else None
+        return (str(name[0]), int(name[1])) if name else None
+
+    @property
     def max_payload(self) -> int:
         """Bytes a message may have; the server's default until one has answered."""
         return self._client.max_payload if self._client is not None and self._client.max_payload else 1 << 20

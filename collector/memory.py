@@ -6,7 +6,7 @@ A revision is written before the kernel switches to it, so the running one is al
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 log = logging.getLogger("ztlens.collector")
@@ -24,10 +24,11 @@ class Kept:
     hash: str
     text: str
     who: str
+    host: list[str] = field(default_factory=list)  # the node's addresses it was compiled with
 
 
 class Memory:
-    """The file; the newest KEEP revisions."""
+    """The file; the newest KEEP revisions, and the one in force."""
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / "policies.json"
@@ -47,10 +48,16 @@ class Memory:
         """All that is known of `ring`, oldest first."""
         return sorted((kept for kept in self._kept if kept.ring == ring), key=lambda kept: kept.revision)
 
-    def keep(self, kept: Kept) -> None:
-        """Write `kept` to the file. Raises OSError."""
+    def find(self, ring: str, revision: int) -> Kept | None:
+        """What is known of one revision."""
+        return next((k for k in self._kept if (k.ring, k.revision) == (ring, revision)), None)
+
+    def keep(self, kept: Kept, in_force: int = 0) -> None:
+        """Write `kept` to the file; `in_force` is the revision of its ring that runs until then. Raises OSError."""
         others = [k for k in self._kept if (k.ring, k.revision) != (kept.ring, kept.revision)]
-        self._kept = [*others, kept][-KEEP:]
+        may_go = [k for k in others if (k.ring, k.revision) != (kept.ring, in_force)]
+        old = may_go[: max(0, len(others) + 1 - KEEP)]
+        self._kept = [*(k for k in others if k not in old), kept]
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_suffix(".new")
         new.touch(mode=0o600)

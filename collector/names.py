@@ -17,11 +17,15 @@ class RevisionNames:
     def __init__(self) -> None:
         self._known: dict[int, Compiled] = {}
 
-    def remember(self, revision: int, compiled: "Compiled") -> None:
-        """Names of `revision`; the oldest revision is forgotten when there are too many."""
+    def remember(self, revision: int, compiled: "Compiled", in_force: int | None = None) -> None:
+        """Names of `revision`; when there are too many the oldest is forgotten, unless it is the one in force."""
         self._known[revision] = compiled
         while len(self._known) > KEEP:
-            del self._known[min(self._known)]
+            del self._known[min(self._known.keys() - {in_force})]
+
+    def compiled(self, revision: int) -> "Compiled | None":
+        """The policy of `revision`; None: unknown."""
+        return self._known.get(revision)
 
     def rule(self, revision: int, number: int) -> str | None:
         if number < RuleId.FIRST:

@@ -8,7 +8,6 @@ collector. `down`: detach, end every flow, drain all of it, publish the exact la
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,17 +24,17 @@ import uvloop
 import collector.kernel
 from collector.accounts import Accounts
 from collector.bus import Bus
+from collector.control.operations import handlers
 from collector.control.server import ControlServer
 from collector.errors import CollectorError, RefusedError, StreamError
 from collector.kernel.interface import Datapath, DatapathSettings
 from collector.live import Live
 from collector.memory import Memory
-from collector.node import Node, Wanted, read_policy
+from collector.node import Node
+from collector.policyfile import PolicyFile, Wanted
 from collector.records import Records
 from collector.ring import Pump
 from collector.settings import CollectorSettings
-from collector.status import status
-from schemas.codes import Mode, word
 
 log = logging.getLogger("ztlens.collector")
 
@@ -47,6 +47,7 @@ SWEEP_SHARE = 0.05  # of one CPU, at most: a sweep that took 0.1 s is not repeat
 LOOK_AFTER = 3.0  # seconds between two looks at the interfaces
 FLUSH_SECONDS = 5.0
 CLOSE_SECONDS = 30.0
+HOST_SECONDS = 1.0  # addresses that change together are one change
 
 
 class Collector:
@@ -69,6 +70,7 @@ class Collector:
         self.live: Live
         self.pump: Pump
         self.accounts: Accounts
+        self.file: PolicyFile | None = None
         self._open = open_datapath or collector.kernel.open_datapath
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,7 +93,7 @@ class Collector:
             raise wanted.problem  # nothing runs that could be adopted: touch no interface
         self.memory.load()
         self._handle_signals()
-        control = ControlServer(self.settings.control_socket, self._handlers())
+        control = ControlServer(self.settings.control_socket, handlers(self))
         try:
             self.datapath = await self.call(self._open, self.settings.datapath(), partial(self._prepare, wanted))
             try:
@@ -111,18 +113,24 @@ class Collector:
 
     def _prepare(self, wanted: Wanted | None, datapath: Datapath) -> None:
         """Policy and mode before the first packet; in the kernel thread."""
-        self.node = Node(datapath, self.call, self.records, self.memory, self.settings.node)
+        self.node = self._node(datapath)
         self.node.prepare(wanted, self.settings.mode, datapath.predecessor)
+
+    def _node(self, datapath: Datapath) -> Node:
+        return Node(datapath, self.call, self.records, self.memory, self.settings.node, lambda: self.bus.peer)
 
     async def _begin(self, wanted: Wanted | None) -> None:
         datapath, settings = self.datapath, self.settings
         self.accounts = Accounts(datapath, settings.node)
         if datapath.adopted:
-            self.node = Node(datapath, self.call, self.records, self.memory, settings.node)
+            self.node = self._node(datapath)
         self.live = Live(self.bus, settings.node, settings.live_cap, self.node.names)
         self.pump = self._pump(datapath, live=True)
         self._tell_notices()
-        await self.node.begin(wanted, settings.mode)
+        dealt_with = await self.node.begin(wanted, settings.mode)
+        if wanted is not None and settings.policy_file is not None:
+            self.file = self._policy_file(settings.policy_file)
+            self.file.begin(wanted, dealt_with=dealt_with)
         await self.call(self.accounts.take)
         where = ", ".join(f"{name} ({how})" for name, how in datapath.interfaces.items()) or "no interface"
         log.info("ring %s, revision %d, watching %s", datapath.ring_id, datapath.revision, where)
@@ -130,6 +138,9 @@ class Collector:
         self._pumping = self._start(self.pump.run())
         self._start(self.records.run())
         self._start(self._tick_for_ever())
+        if self.file is not None:
+            self._start(self.file.run())
+        self._listen_to_host()
         if datapath.predecessor is not None:
             self._burying = self._start(self._bury(datapath.predecessor))
 
@@ -190,40 +201,60 @@ class Collector:
         if not self._finish.done():
             self._finish.set_result(None)
 
+    # ── what changes by itself ──────────────────────────────────────────────────────────────────────────────────
+
+    def _policy_file(self, path: Path) -> PolicyFile:
+        who = f"policy file {path} changed"
+
+        async def apply(text: str) -> None:
+            await self.node.apply(text, str(path), who)
+
+        def wait() -> bool:
+            return self.ending or self.node.unconfirmed() is not None
+
+        return PolicyFile(path, apply, lambda error: self.node.refuse(error, who), wait)
+
     def _reload(self) -> None:
         """SIGHUP: read the policy file again; a broken one changes nothing."""
-        path = self.settings.policy_file
+        if self.file is not None:
+            self._start(self.file.reload())
+        else:
+            log.warning("SIGHUP: no policy file to read again")
 
-        async def reload() -> None:
-            if path is None:
-                log.warning("SIGHUP: no policy file to read again")
-                return
-            with contextlib.suppress(RefusedError):  # said and recorded already
-                try:
-                    text = await asyncio.to_thread(read_policy, path)
-                except RefusedError as error:
-                    log.warning("refused: %s (SIGHUP)", error)
-                    return
-                await self.node.apply(text, str(path), "SIGHUP")
+    def _listen_to_host(self) -> None:
+        """Wait for an address to come or go, then for those that come with it, then look at all."""
+        loop, host = asyncio.get_running_loop(), self.datapath.host
 
-        if hasattr(self, "node"):
-            self._start(reload())
+        def moved() -> None:
+            loop.remove_reader(host.fileno())
+            loop.call_later(HOST_SECONDS, lambda: self._finish.done() or self._start(follow()))
+
+        async def follow() -> None:
+            try:
+                await self.node.follow()
+            except (CollectorError, OSError) as error:
+                self._fault("host addresses", error)
+            if not self._finish.done():
+                loop.add_reader(host.fileno(), moved)
+
+        loop.add_reader(host.fileno(), moved)
 
     # ── sweep and loss ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def _tick_for_ever(self) -> None:
         due = time.monotonic()
         while True:
-            await self._tick()
+            await self.tick()
             due = max(due + TICK, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
 
-    async def _tick(self, *, fresh: bool = False) -> None:
+    async def tick(self, *, fresh: bool = False) -> None:
         """Sweep if it is time, look at every counter, queue the loss record. Kernel trouble is told, not fatal."""
         sums = None
         if self.ending:
             return
         try:
+            await self.node.settle()
             now = time.monotonic()
             if fresh or now >= self._next_sweep:
                 report = await self.call(self.datapath.sweep)
@@ -290,6 +321,7 @@ class Collector:
             await asyncio.gather(*left, return_exceptions=True)
             self.pump.close()
         if hasattr(self, "datapath"):
+            asyncio.get_running_loop().remove_reader(self.datapath.host.fileno())
             await self.call(self.datapath.close)
 
     async def down(self, *, force: bool, who: str) -> dict[str, Any]:
@@ -378,50 +410,6 @@ class Collector:
             await pump.settle(0)
             pump.close()
         await self.call(old.close)
-
-    # ── the control socket ──────────────────────────────────────────────────────────────────────────────────────
-
-    def _handlers(self) -> dict[str, Any]:
-        return {
-            "status": self._op_status, "policy.show": self._op_show, "policy.apply": self._op_apply,
-            "mode": self._op_mode, "down": self._op_down,
-        }  # fmt: skip
-
-    async def _op_status(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        if args.get("fresh"):
-            await self._tick(fresh=True)
-        return status(self)
-
-    async def _op_show(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        return self.node.show()
-
-    async def _op_apply(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        text, file = args.get("text"), args.get("file", "policy.yaml")
-        if not isinstance(text, str) or not isinstance(file, str):
-            raise RefusedError("policy.apply needs text and file", "both are strings")
-        self._not_ending()
-        return await self.node.apply(text, file, who)
-
-    async def _op_mode(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        wanted = args.get("mode")
-        if wanted is None:
-            now = word(self.datapath.mode)
-            return {"mode": now, "from": now, "changed": False}
-        try:
-            mode = Mode[str(wanted).upper()]
-        except KeyError:
-            raise RefusedError(f"unknown mode {wanted!r}", "monitor or enforce") from None
-        self._not_ending()
-        return await self.node.set_mode(mode, who)
-
-    async def _op_down(self, args: dict[str, Any], who: str) -> dict[str, Any]:
-        result = await self.down(force=args.get("force") is True, who=who)
-        asyncio.get_running_loop().call_later(0.1, self.stop)  # the answer goes first
-        return result
-
-    def _not_ending(self) -> None:
-        if self.ending:
-            raise RefusedError("the collector is ending", "")
 
 
 async def run(

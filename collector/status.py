@@ -3,6 +3,7 @@
 import time
 from typing import TYPE_CHECKING, Any
 
+from policy.compile import room
 from schemas.codes import word
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ def status(collector: "Collector") -> dict[str, Any]:
         "ending": collector.ending,
         "mode": word(datapath.mode),
         "revision": datapath.revision,
+        "unconfirmed": node.unconfirmed(),
+        "policy_error": collector.file.error if collector.file is not None else "",
+        "tables": _tables(collector),
         "policy": {
             "hash": node.policy_hash,
             "file": running.file if running else "",
@@ -51,3 +55,12 @@ def status(collector: "Collector") -> dict[str, Any]:
             "error": bus.last_error,
         },
     }
+
+
+def _tables(collector: "Collector") -> dict[str, dict[str, int]]:
+    """What of the kernel's tables one policy may fill, and what the running one does; {}: unknown."""
+    compiled = collector.node.compiled
+    if compiled is None:
+        return {}
+    sizes, places = compiled.sizes(), room(collector.settings.knobs)
+    return {name: {"used": sizes[name], "room": places[name]} for name in places}

@@ -9,6 +9,12 @@ BUILTINS: tuple[str, ...] = tuple(
 )
 """What `builtins:` in policy.yaml can switch; bit i of the slot's `builtins` is BUILTINS[i]."""
 
+
+def switched(off: frozenset[str]) -> dict[str, bool]:
+    """Every built-in rule → whether it is on."""
+    return {name: name not in off for name in BUILTINS}
+
+
 RULE_NAMES: dict[int, str] = {
     int(rule): word(rule).replace(_BUILTIN_PREFIX, "builtin:", 1) for rule in RuleId if rule != RuleId.FIRST
 }

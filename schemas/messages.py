@@ -31,6 +31,7 @@ class PolicyRecord(msgspec.Struct, frozen=True):
 
     `kind`: `start` (a ring was made or adopted; `revision` and `mode` are what is in force), `revision`, `mode`,
     `refused` (a policy that changed nothing; `error` says why), `closed` (the ring ends at position `end`).
+    `state`: `confirmed`; `pending` (the kernel side goes back to `from_*` unless confirmed); `fallen_back` (it has).
     """
 
     v: int

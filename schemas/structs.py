@@ -178,6 +178,7 @@ CONFIG = Struct(
         Field("budget", "u32", "events a second and CPU"),
         Field("capacity", "u32", "flow table entries"),
         Field("flags", "u32", "Flag bits set in every event of XDP (AGGREGATED)"),
+        Field("last_revision", "u64", "the highest ever in force: no number is given twice, after a fall-back either"),
     ),
 )
 

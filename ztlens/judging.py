@@ -35,7 +35,7 @@ def judge(file: Path, compiled: Any, mode: Mode = Mode.MONITOR) -> Iterator[dict
 
     datapath = private_datapath(judge=True)
     try:
-        datapath.apply(compiled, datapath.revision + 1)
+        datapath.apply(compiled, datapath.next_revision)
         datapath.set_mode(mode)
         datapath.set_config(sample=1, budget=BUDGET, midstream_until=first.time + MIDSTREAM_NS)
         clock = first.time

@@ -9,7 +9,8 @@ import numpy as np
 from collector.errors import KernelError
 from collector.kernel import attach, libbpf, pins, slots, sweep, watching
 from collector.kernel.handle import Handle
-from collector.kernel.interface import DatapathSettings, Events, SweepReport
+from collector.kernel.host import Namespace
+from collector.kernel.interface import DatapathSettings, Events, SweepReport, Unconfirmed
 from collector.kernel.netns import NETNS_DIR, inside
 from schemas.codes import Mode, RuleId
 
@@ -52,11 +53,25 @@ class LoadedDatapath:
     def fileno(self) -> int:
         return self.handle.events.fd
 
-    def apply(self, compiled: "Compiled", revision: int) -> None:
-        slots.apply(self.handle, compiled, revision)
+    def apply(self, compiled: "Compiled", revision: int, confirm_within: float = 0) -> None:
+        slots.apply(self.handle, compiled, revision, confirm_within)
 
-    def set_mode(self, mode: Mode) -> None:
-        self.handle.store_epoch(self.revision, mode)
+    def set_mode(self, mode: Mode, confirm_within: float = 0) -> None:
+        self.handle.store_epoch(self.revision, mode, confirm_within)
+
+    @property
+    def unconfirmed(self) -> Unconfirmed | None:
+        return self.handle.unconfirmed
+
+    def confirm(self) -> None:
+        self.handle.confirm()
+
+    def fall_back(self) -> None:
+        self.handle.fall_back()
+
+    @property
+    def next_revision(self) -> int:
+        return self.handle.next_revision
 
     @property
     def revision(self) -> int:
@@ -90,6 +105,7 @@ class BccDatapath(LoadedDatapath):
 
     def __init__(self, handle: Handle, directory: Path, netns: str = "", lock: pins.Lock | None = None) -> None:
         super().__init__(handle)
+        self.host = Namespace(netns)
         self.adopted = False
         self.interfaces: dict[str, str] = {}
         self.notices: list[str] = []
@@ -153,6 +169,7 @@ class BccDatapath(LoadedDatapath):
         if self.predecessor is not None:
             self.predecessor.close()
             self.predecessor = None
+        self.host.close()
         super().close()
         if self._lock is not None:
             self._lock.release()

@@ -13,6 +13,7 @@ import numpy as np
 
 from collector.errors import KernelError
 from collector.kernel import libbpf
+from collector.kernel.interface import Unconfirmed
 from collector.kernel.layout import LAYOUT_BYTES, LAYOUT_MAP, MAPS, PROGRAMS, Layout
 from collector.kernel.maps import HashMap, MappedArray, PerCpuArray, PlainArray
 from collector.kernel.ring import Ring
@@ -22,6 +23,11 @@ AnyMap = HashMap | MappedArray | PerCpuArray | Ring
 NS = 1_000_000_000
 BUILTINS_ALL = 15
 DEFAULT_BUDGET, DEFAULT_SAMPLE = 250_000, 1000
+
+
+def _now() -> int:
+    """The datapath's clock, ns."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
 class Handle:
@@ -71,7 +77,11 @@ class Handle:
         self._maps = {name: make(fds[name]) for name, make in makers.items() if name in fds}
         for name, opened in self._maps.items():
             setattr(self, name, opened)
-        self._epoch = self.config.words()  # the epoch is config's first word
+        words, fields = self.config.words(), layout.dtypes["config"].fields
+        assert fields is not None
+        self._epoch, self._previous, self._until = (
+            words[fields[name][1] // 8 :] for name in ("epoch", "previous", "confirm_until")
+        )
         self.is_open = True
 
     @staticmethod
@@ -107,20 +117,63 @@ class Handle:
 
     @property
     def revision(self) -> int:
-        return int(self._epoch[0]) >> 32
+        return self._effective() >> 32
 
     @property
     def mode(self) -> Mode:
-        return Mode(int(self._epoch[0]) & 1)
+        return Mode(self._effective() & 1)
 
-    def store_epoch(self, revision: int, mode: Mode) -> None:
-        """One 8-byte store, then wait until no packet is judged by what was in force before."""
+    @property
+    def next_revision(self) -> int:
+        revision = self.revision
+        number = max(revision, int(self.config.values["last_revision"][0])) + 1
+        return number if (number ^ revision) & 1 else number + 1
+
+    def _effective(self) -> int:
+        """What the datapath takes for the epoch: effective_epoch of bpf/datapath.h."""
+        epoch, until = int(self._epoch[0]), int(self._until[0])
+        return int(self._previous[0]) if until and _now() > until else epoch
+
+    @property
+    def unconfirmed(self) -> Unconfirmed | None:
+        epoch, previous, until = int(self._epoch[0]), int(self._previous[0]), int(self._until[0])
+        # Equal: whoever switched died before the switch itself, or in `fall_back` just after it.
+        if not until or epoch == previous:
+            return None
+        return Unconfirmed(epoch >> 32, Mode(epoch & 1), previous >> 32, Mode(previous & 1), until)
+
+    def store_epoch(self, revision: int, mode: Mode, confirm_within: float = 0) -> None:
+        """One 8-byte store, then wait until no packet is judged by what was in force before.
+
+        With `confirm_within` what to go back to and when are stored first: there is no moment at which the new epoch
+        would hold for ever. Raises KernelError while an earlier change is unconfirmed.
+        """
+        if self.unconfirmed is not None:
+            raise KernelError("a change is unconfirmed", "confirm it, or wait until it falls back")
+        self._until[0] = 0
+        if confirm_within:
+            self._previous[0] = self._epoch[0]
+            self._until[0] = _now() + int(confirm_within * NS)
         self._epoch[0] = revision << 32 | mode
         libbpf.membarrier()
 
+    def confirm(self) -> None:
+        """See collector.kernel.interface.Datapath."""
+        change = self.unconfirmed
+        if change is None or not change.seconds_left:
+            raise KernelError("too late: it has fallen back" if change else "nothing waits for a confirmation")
+        self._until[0] = 0
+
+    def fall_back(self) -> None:
+        """See collector.kernel.interface.Datapath. Between the two stores either epoch gives the same answer."""
+        if self.unconfirmed is not None:
+            self._epoch[0] = self._previous[0]
+            libbpf.membarrier()  # a packet that has read the old epoch must not find it confirmed
+            self._until[0] = 0
+
     def initialise(self, mode: Mode, midstream_seconds: int) -> None:
         """Bring a new datapath into its first state: revision 0, no policy, the clock of mid-stream TCP running."""
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        now = _now()
         slot = np.zeros(1, self.layout.dtypes["slot"])
         slot["default_decision"], slot["builtins"] = Decision.ALLOW, BUILTINS_ALL
         config = self.config.values
@@ -154,7 +207,7 @@ class Handle:
         """Idempotent. What is pinned or attached goes on in the kernel."""
         if self.is_open:
             self.is_open = False
-            del self._epoch
+            del self._epoch, self._previous, self._until
             self.description.close()
             for opened in self._maps.values():
                 opened.close()

@@ -3,6 +3,7 @@
 `BccDatapath` (collector/kernel/datapath.py) is the real one; the tests have a fake, and both pass one suite.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,53 @@ class Events:
 
     start: int
     rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Unconfirmed:
+    """A change that nobody has confirmed: what waits, and what the datapath itself goes back to when."""
+
+    revision: int
+    mode: Mode
+    from_revision: int
+    from_mode: Mode
+    until: int  # ns, CLOCK_MONOTONIC
+
+    @property
+    def kind(self) -> str:
+        """What changes: `revision` or `mode`."""
+        return "mode" if self.revision == self.from_revision else "revision"
+
+    @property
+    def seconds_left(self) -> float:
+        """Until it falls back; 0: it has fallen back."""
+        return max(0.0, (self.until - time.clock_gettime_ns(time.CLOCK_MONOTONIC)) / 1e9)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """An established TCP connection of this host: addresses as text, never IPv4-mapped."""
+
+    local: str
+    local_port: int
+    remote: str
+    remote_port: int
+
+
+class Host(Protocol):
+    """The network namespace that the interfaces are in, as far as it is the node's own."""
+
+    def fileno(self) -> int:
+        """Readable once an address came or went; `addresses` empties it."""
+        ...
+
+    def addresses(self) -> tuple[str, ...]:
+        """The node's own addresses, sorted. Raises KernelError."""
+        ...
+
+    def connections(self) -> list[Connection]:
+        """Established TCP connections, loopback left out. Raises KernelError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -104,18 +152,46 @@ class Datapath(Protocol):
         """Descriptor for epoll; use EPOLLET (level-triggered spins while unreleased records stay)."""
         ...
 
-    def apply(self, compiled: "Compiled", revision: int) -> None:
+    @property
+    def host(self) -> Host: ...
+
+    def apply(self, compiled: "Compiled", revision: int, confirm_within: float = 0) -> None:
         """Write the idle slot, read it back, switch with one store, wait a grace period.
 
-        `revision` is the running one + 1. Raises KernelError (nothing switched) when a table is too small.
+        `revision` is `next_revision`. With `confirm_within` (seconds) the datapath goes back by its own clock unless
+        `confirm` comes in time. Raises KernelError (nothing switched) when a table is too small or a change is
+        unconfirmed: the idle slot then holds what it may go back to.
         """
         ...
 
-    def set_mode(self, mode: Mode) -> None: ...
+    def set_mode(self, mode: Mode, confirm_within: float = 0) -> None:
+        """Switch the mode; `confirm_within` as for `apply`. Raises KernelError when a change is unconfirmed."""
+        ...
+
     @property
-    def revision(self) -> int: ...
+    def unconfirmed(self) -> Unconfirmed | None:
+        """The change that waits for `confirm`, or has fallen back and waits for `fall_back` to clear it away."""
+        ...
+
+    def confirm(self) -> None:
+        """What is unconfirmed stays. Raises KernelError if nothing is, or it is too late."""
+        ...
+
+    def fall_back(self) -> None:
+        """Go back now, or make lasting that the datapath went back by itself."""
+        ...
+
+    @property
+    def revision(self) -> int:
+        """What packets are judged by now, after a fall-back the earlier one; so is `mode`."""
+        ...
+
     @property
     def mode(self) -> Mode: ...
+    @property
+    def next_revision(self) -> int:
+        """The number of the next policy: above every one that ever was in force, of the idle slot's parity."""
+        ...
 
     def counters(self) -> dict[str, int]:
         """schemas.codes.Counter by word, summed over CPUs."""

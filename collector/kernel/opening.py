@@ -99,7 +99,7 @@ def _new(
                 f"the running datapath (ring {chain[0].ring_id}) is of another version or size: replaced by ring "
                 f"{datapath.ring_id}, and drained"
             )
-        handle.initialise(chain[0].mode if chain else Mode.MONITOR, settings.midstream_seconds)
+        handle.initialise(_mode_to_inherit(chain[0]) if chain else Mode.MONITOR, settings.midstream_seconds)
         _configure(datapath, settings)
         if prepare is not None:
             prepare(datapath)
@@ -112,6 +112,11 @@ def _new(
     for old, directory in zip(chain, pins.old_paths(settings.pins), strict=True):
         old._directory = directory
     return datapath
+
+
+def _mode_to_inherit(old: BccDatapath) -> Mode:
+    """What nobody has confirmed does not outlive the datapath that would have taken it back."""
+    return old.unconfirmed.from_mode if old.unconfirmed is not None else old.mode
 
 
 def _configure(datapath: BccDatapath, settings: DatapathSettings) -> None:

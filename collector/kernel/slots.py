@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 _BATCH = 65_536  # ipcache entries a system call
 
 
-def apply(handle: "Handle", compiled: "Compiled", revision: int) -> None:
-    """Make `compiled` the node's policy as `revision`, the running one + 1. Raises KernelError: nothing switched."""
-    if revision != handle.revision + 1:
-        raise KernelError(
-            f"revision {revision} does not follow {handle.revision}", "ask for the running revision first"
-        )
+def apply(handle: "Handle", compiled: "Compiled", revision: int, confirm_within: float = 0) -> None:
+    """Make `compiled` the node's policy as `revision`, the next one. Raises KernelError: nothing switched."""
+    if revision != handle.next_revision:
+        raise KernelError(f"revision {revision} does not follow {handle.revision}", "ask for the next revision first")
+    if handle.unconfirmed is not None:  # the idle slot is what the datapath may go back to
+        raise KernelError("a change is unconfirmed", "confirm it, or wait until it falls back")
     slot = revision & 1
     knobs = handle.layout.knobs
     check_room(compiled, knobs, others=len(_entries(handle.ipcache, 1 - slot)[0]))
@@ -46,7 +46,8 @@ def apply(handle: "Handle", compiled: "Compiled", revision: int) -> None:
             "the policy read back from the kernel is not what was written; the running one stays",
             "this is a bug: report it",
         )
-    handle.store_epoch(revision, handle.mode)
+    handle.config.values["last_revision"][0] = revision
+    handle.store_epoch(revision, handle.mode, confirm_within)
 
 
 def rule_counters(counters: PerCpuArray, slot: int, per_slot: int) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from collector.kernel.interface import Connection
 from schemas.codes import Mode
 from tests.support.collectors import BROKEN, OTHER, POLICY, Opener, collecting, settings_for
 from tests.support.fake_datapath import FakeKernel, make_rows
@@ -47,7 +49,9 @@ async def test_a_life(nats_server: NatsServer, files: Path, capfd: pytest.Captur
         await running.connected()
         assert (await ztlens("mode"))[0] == "monitor\n"
         assert (await ztlens("mode", "enforce"))[0] == "enforce\n"
-        assert await ztlens.json("mode") == {"mode": "enforce", "from": "enforce", "changed": False}
+        assert await ztlens.json("mode") == {
+            "mode": "enforce", "from": "enforce", "changed": False, "warnings": [], "unconfirmed": None,
+        }  # fmt: skip
         assert kernel.mode == Mode.ENFORCE
 
         assert (await ztlens.json("policy", "apply", files / "other.yaml"))["revision"] == 2
@@ -56,6 +60,7 @@ async def test_a_life(nats_server: NatsServer, files: Path, capfd: pytest.Captur
         assert (shown["text"], shown["file"], shown["revision"]) == (OTHER, str(files / "other.yaml"), 2)
         out, _ = await ztlens("policy", "show")
         assert out.startswith("# revision 2, mode enforce, by ") and out.endswith(OTHER)
+        assert "\n# built-in rules: ndp, mld, dhcp, dhcpv6 on\n" in out
 
         # `running` is what runs, for questions.
         same = await ztlens.json("policy", "diff", "running", files / "other.yaml")
@@ -87,3 +92,67 @@ async def test_a_life(nats_server: NatsServer, files: Path, capfd: pytest.Captur
     (files / "pins").rmdir()  # the stand-in's
     assert "down already" in (await ztlens("down"))[1]
     await ztlens("mode", status=3)
+
+
+async def test_a_change_is_tried_and_confirmed(
+    nats_server: NatsServer, files: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kernel, ztlens = FakeKernel(4096), Shell(capfd)
+    settings = settings_for(files, nats_server.url, policy_file=files / "policy.yaml")
+    async with collecting(settings, Opener(kernel)):
+        _, err = await ztlens("mode", "enforce", "--confirm-within", "60s")
+        waits = (
+            r"mode enforce is not confirmed: it falls back to mode monitor in \w+; keep it with `ztlens mode confirm`\n"
+        )
+        assert re.fullmatch(waits, err)
+        _, err = await ztlens("policy", "apply", files / "other.yaml", status=2)
+        assert err.startswith(
+            "error: mode enforce waits for its confirmation\nhint: keep it with `ztlens mode confirm`, or wait "
+        )
+        _, err = await ztlens("policy", "confirm", status=2)
+        assert err == "error: it is mode enforce that waits\nhint: confirm it with `ztlens mode confirm`\n"
+        assert "it falls back to mode monitor in" in (await ztlens("status", status=3))[0]
+        assert await ztlens.json("mode", "confirm") == {"revision": 1, "mode": "enforce", "confirmed": "mode"}
+        assert (await ztlens("mode", "confirm", status=2))[1].startswith("error: nothing waits for a confirmation\n")
+
+        answer = await ztlens.json("policy", "apply", files / "other.yaml", "--confirm-within", "5m")
+        left = answer["unconfirmed"].pop("seconds_left")
+        assert answer["unconfirmed"] == {
+            "kind": "revision", "revision": 2, "mode": "enforce", "from_revision": 1, "from_mode": "enforce",
+        }  # fmt: skip
+        assert 290 < left <= 300
+        assert "# revision 2 is not confirmed: it falls back to revision 1 in " in (await ztlens("policy", "show"))[0]
+        # What it would fall back to, asked for, is had at once.
+        assert (await ztlens.json("policy", "apply", files / "policy.yaml"))["revision"] == 1
+        assert kernel.revision == 1
+        await ztlens("policy", "apply", files / "other.yaml", "--confirm-within", "5m")
+        assert (await ztlens("policy", "confirm"))[1] == "confirmed: revision 4, mode enforce\n"
+        for wrong in ("0", "-1s", "soon", "2d"):
+            await ztlens("mode", "monitor", "--confirm-within", wrong, status=2)
+        await ztlens("mode", "--confirm-within", "60s", status=2)
+        await ztlens("mode", "confirm", "--force", status=2)
+
+
+async def test_nobody_cuts_off_his_own_session(
+    nats_server: NatsServer, files: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "203.0.113.7 51234 10.0.2.5 22")
+    kernel, ztlens = FakeKernel(4096), Shell(capfd)
+    kernel.host.move("10.0.2.5")
+    kernel.host.established = [Connection("10.0.2.5", 22, who, 51234) for who in ("203.0.113.7", "10.0.0.8")]
+    line = "your SSH session from 203.0.113.7 would be cut (rule default)"
+    other = "warning: the SSH session from 10.0.0.8 would be cut (rule default)\n"
+    settings = settings_for(files, nats_server.url, policy_file=files / "policy.yaml")
+    async with collecting(settings, Opener(kernel)):
+        _, err = await ztlens("mode", "enforce", status=2)
+        assert err.startswith(f"error: {line}\nhint: allow it; or try with --confirm-within 60s")
+        assert kernel.mode == Mode.MONITOR
+        assert (await ztlens("mode", "enforce", "--confirm-within", "60s"))[1].startswith(f"warning: {line}\n{other}")
+        assert (await ztlens.json("mode", "monitor"))["unconfirmed"] is None
+        assert (await ztlens("mode", "enforce", "--force"))[1] == f"warning: {line}\n{other}"
+
+        await ztlens("policy", "apply", files / "other.yaml", status=2)
+        (files / "ssh.yaml").write_text(POLICY + "  - {name: ssh, to: host, ports: [22/tcp], action: allow}\n")
+        assert "warning" not in (await ztlens("policy", "apply", files / "ssh.yaml"))[1]
+        await ztlens("policy", "apply", files / "other.yaml", "--yes")
+        assert kernel.revision == 3

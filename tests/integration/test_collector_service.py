@@ -42,10 +42,12 @@ async def test_a_life(nats_server: NatsServer, tmp_path: Path, policy_file: Path
         kernel.push(make_rows(250, revision=1))
         await running.drained()
         assert await running.ask("policy.apply", text=OTHER, file="other.yaml") == {
-            "revision": 2, "hash": sha(OTHER), "changed": True,
+            "revision": 2, "hash": sha(OTHER), "changed": True, "warnings": [], "unconfirmed": None,
         }  # fmt: skip
         assert (await running.ask("policy.apply", text=OTHER, file="other.yaml"))["changed"] is False
-        assert await running.ask("mode", mode="monitor") == {"mode": "monitor", "from": "enforce", "changed": True}
+        assert await running.ask("mode", mode="monitor") == {
+            "mode": "monitor", "from": "enforce", "changed": True, "warnings": [], "unconfirmed": None,
+        }  # fmt: skip
         assert (await running.ask("mode"))["mode"] == "monitor"
         shown = await running.ask("policy.show")
         assert (shown["text"], shown["file"], shown["revision"]) == (OTHER, "other.yaml", 2)

@@ -14,6 +14,7 @@ from collector.kernel.interface import Datapath
 from schemas.codes import EventKind, Mode
 from schemas.verdict import DTYPE, STRIDE
 from tests.support.kernel import compiled
+from tests.support.netns import wait_for
 
 
 class World(Protocol):
@@ -218,6 +219,56 @@ class DatapathSuite:
         assert (datapath.mode, datapath.revision) == (Mode.ENFORCE, 1)
         datapath.set_mode(Mode.MONITOR)
         assert (datapath.mode, datapath.revision) == (Mode.MONITOR, 1)
+
+    def test_a_confirmed_change_stays(self, world: World) -> None:
+        datapath = world.datapath
+        datapath.apply(compiled(rules=1), 1, 60)
+        change = datapath.unconfirmed
+        assert change is not None
+        assert (datapath.revision, change.revision, change.from_revision, change.kind) == (1, 1, 0, "revision")
+        assert (change.mode, change.from_mode) == (Mode.MONITOR, Mode.MONITOR)
+        assert 59 < change.seconds_left <= 60
+        with pytest.raises(KernelError, match="unconfirmed"):
+            datapath.apply(compiled(rules=2), 2)
+        with pytest.raises(KernelError, match="unconfirmed"):
+            datapath.set_mode(Mode.ENFORCE)
+        datapath.confirm()
+        assert (datapath.revision, datapath.unconfirmed, datapath.next_revision) == (1, None, 2)
+        with pytest.raises(KernelError, match="nothing waits"):
+            datapath.confirm()
+        datapath.apply(compiled(rules=2), 2)
+
+    def test_an_unconfirmed_change_falls_back_by_the_clock(self, world: World) -> None:
+        datapath = world.datapath
+        datapath.apply(compiled(rules=1), 1)
+        datapath.apply(compiled(rules=2), 2, 0.05)
+        wait_for(lambda: datapath.revision == 1, "the fall-back")
+        change = datapath.unconfirmed
+        assert change is not None and change.seconds_left == 0
+        with pytest.raises(KernelError, match="too late"):
+            datapath.confirm()
+        assert datapath.revision == 1
+        datapath.fall_back()
+        assert (datapath.revision, datapath.unconfirmed) == (1, None)
+        # Numbers are never given twice, and the slot of revision 1 is in use.
+        assert datapath.next_revision == 4
+        datapath.set_mode(Mode.ENFORCE, 60)
+        assert (datapath.mode, datapath.next_revision) == (Mode.ENFORCE, 4)
+        datapath.fall_back()
+        assert (datapath.mode, datapath.revision, datapath.unconfirmed) == (Mode.MONITOR, 1, None)
+        datapath.apply(compiled(rules=3), 4)
+        assert (datapath.revision, datapath.next_revision) == (4, 5)
+
+    def test_an_heir_finds_what_is_unconfirmed(self, world: World) -> None:
+        world.datapath.apply(compiled(rules=1), 1)
+        world.datapath.set_mode(Mode.ENFORCE, 60)
+        heir = world.reopen()
+        change = heir.unconfirmed
+        assert change is not None
+        assert (heir.mode, change.mode, change.from_mode) == (Mode.ENFORCE, Mode.ENFORCE, Mode.MONITOR)
+        assert (change.kind, change.revision, change.from_revision) == ("mode", 1, 1)
+        heir.fall_back()
+        assert (heir.mode, heir.revision, heir.next_revision) == (Mode.MONITOR, 1, 2)
 
     def test_revision_and_mode_outlive_their_owner(self, world: World) -> None:
         world.datapath.apply(compiled(rules=1), 1)

@@ -7,6 +7,7 @@ Tests drive it with `kernel.push(make_rows(n))`; it keeps the same books as the 
 It passes the same suite as the real datapath (tests/support/datapath_suite.py).
 """
 
+import contextlib
 import os
 import secrets
 import threading
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel.interface import Events, SweepReport
+from collector.kernel.interface import Connection, Events, SweepReport, Unconfirmed
 from schemas.codes import Counter, Decision, EventKind, Mode, Outcome, Reason, RuleId, word
 from schemas.messages import FlowSums
 from schemas.structs import KNOBS, RULE_COUNTER, dtype
@@ -55,6 +56,31 @@ def make_rows(n: int, *, first_flow: int = 1, **columns: Any) -> np.ndarray:
     return rows
 
 
+class FakeHost:
+    """A namespace whose addresses and connections the test sets."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.established: list[Connection] = []
+        self._addresses: tuple[str, ...] = ()
+
+    def move(self, *addresses: str) -> None:
+        """The node has these addresses from now on."""
+        self._addresses = tuple(sorted(addresses))
+        os.eventfd_write(self.fd, 1)
+
+    def fileno(self) -> int:
+        return self.fd
+
+    def addresses(self) -> tuple[str, ...]:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+        return self._addresses
+
+    def connections(self) -> list[Connection]:
+        return self.established
+
+
 class FakeKernel:
     """The part that outlives its owner. `ring_records` is how many events the ring holds."""
 
@@ -69,12 +95,33 @@ class FakeKernel:
         self.rule_baseline = self.rule_counters.copy()
         self.flows: dict[int, np.void] = {}  # id → its latest row
         self.due: list[np.void] = []  # events that found the ring full
-        self.revision, self.mode = 0, Mode.MONITOR
+        self.epoch = self.previous = (0, Mode.MONITOR)
+        self.confirm_until = self.last_revision = 0
+        self.host = FakeHost()
         self.applied: list[tuple[Compiled, int]] = []
         self.attached, self.pinned = True, True
         self.lock = threading.RLock()  # the collector sweeps in one thread while tests push in another
         self.failures: dict[str, Exception] = {}  # method → raised by its next call
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    @property
+    def in_force(self) -> tuple[int, Mode]:
+        """(revision, mode) by the clock, as bpf/datapath.h has it."""
+        return self.previous if self.confirm_until and time.monotonic_ns() > self.confirm_until else self.epoch
+
+    @property
+    def revision(self) -> int:
+        return self.in_force[0]
+
+    @property
+    def mode(self) -> Mode:
+        return self.in_force[1]
+
+    def switch(self, epoch: tuple[int, Mode], confirm_within: float) -> None:
+        if self.confirm_until:
+            raise KernelError("a change is unconfirmed", "confirm it, or wait until it falls back")
+        self.previous, self.epoch = self.epoch, epoch
+        self.confirm_until = time.monotonic_ns() + int(confirm_within * 1e9) if confirm_within else 0
 
     def push(self, rows: np.ndarray) -> int:
         """Packets happened: count them and emit `rows`. Returns how many the ring took; others are due (samples: lost).
@@ -127,8 +174,9 @@ class FakeKernel:
         return True
 
     def close(self) -> None:
-        """Let the descriptor go; the test's end."""
+        """Let the descriptors go; the test's end."""
         os.close(self.event_fd)
+        os.close(self.host.fd)
 
 
 def _packets(row: np.void) -> int:
@@ -194,20 +242,45 @@ class FakeDatapath:
     def fileno(self) -> int:
         return self.kernel.event_fd
 
-    def apply(self, compiled: "Compiled", revision: int) -> None:
+    @property
+    def host(self) -> FakeHost:
+        return self.kernel.host
+
+    def apply(self, compiled: "Compiled", revision: int, confirm_within: float = 0) -> None:
         self._may_fail("apply")
-        if revision != self.kernel.revision + 1:
+        if revision != self.next_revision:
             raise KernelError(f"revision {revision} does not follow {self.kernel.revision}")
         if len(compiled.rules) > RULES_MAX:
             raise KernelError(f"{len(compiled.rules)} rules, room for {RULES_MAX}", "raise the knob RULES_MAX")
+        self.kernel.switch((revision, self.mode), confirm_within)
+        self.kernel.last_revision = revision
         slot = revision & 1
         self.kernel.rule_baseline[slot] = self.kernel.rule_counters[slot]
         self.kernel.applied.append((compiled, revision))
-        self.kernel.revision = revision
 
-    def set_mode(self, mode: Mode) -> None:
+    def set_mode(self, mode: Mode, confirm_within: float = 0) -> None:
         self._may_fail("set_mode")
-        self.kernel.mode = mode
+        self.kernel.switch((self.revision, mode), confirm_within)
+
+    @property
+    def unconfirmed(self) -> Unconfirmed | None:
+        kernel = self.kernel
+        return Unconfirmed(*kernel.epoch, *kernel.previous, kernel.confirm_until) if kernel.confirm_until else None
+
+    def confirm(self) -> None:
+        change = self.unconfirmed
+        if change is None or not change.seconds_left:
+            raise KernelError("too late: it has fallen back" if change else "nothing waits for a confirmation")
+        self.kernel.confirm_until = 0
+
+    def fall_back(self) -> None:
+        if self.unconfirmed is not None:
+            self.kernel.epoch, self.kernel.confirm_until = self.kernel.previous, 0
+
+    @property
+    def next_revision(self) -> int:
+        number = max(self.revision, self.kernel.last_revision) + 1
+        return number if (number ^ self.revision) & 1 else number + 1
 
     @property
     def revision(self) -> int:

@@ -72,7 +72,7 @@ class Workbench:
         totals = self.d.handle.totals.values
         totals["flows"][0] = totals["tentative"][0] = 0
         if rules is not self._rules:
-            self.d.apply(compile_rules(rules), self.d.revision + 1)
+            self.d.apply(compile_rules(rules), self.d.next_revision)
             self._rules = rules
         self.t0 = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         knobs = self.d.handle.layout.knobs
@@ -97,10 +97,15 @@ class Workbench:
         one["tokens"] = one["refilled"] = 0
         libbpf.update(states.fd, np.zeros(1, np.uint32), one)
 
-    def apply(self, rules: Rules) -> None:
+    def apply(self, rules: Rules, confirm_within: float = 0) -> None:
         """The next revision, under the flows that are there; mode and the rest of the configuration stay."""
-        self.d.apply(compile_rules(rules), self.d.revision + 1)
+        self.d.apply(compile_rules(rules), self.d.next_revision, confirm_within)
         self._rules = rules
+
+    def fall_back(self) -> None:
+        """What is unconfirmed is taken back."""
+        self.d.fall_back()
+        self._rules = None
 
     @property
     def revision(self) -> int:

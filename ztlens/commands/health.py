@@ -139,6 +139,8 @@ def _status_rows(state: dict[str, Any]) -> list[tuple[str, str]]:
         rows += [
             ("collector", f"node {collector.get('node')}, mode {collector.get('mode')}, watching {watched}"),
             ("policy", f"revision {collector.get('revision')}, " + (policy[:12] or "none: everything is allowed")),
+            *_change_rows(collector),
+            *([("tables", _tables(collector["tables"]))] if collector.get("tables") else []),
             ("ring", f"{100 * collector.get('ring_fill', 0):.1f} % of {times.amount(collector.get('ring_bytes', 0))}"
                      f", {collector.get('events_waiting', 0)} events wait"),
             ("rates", ", ".join(f"{name} {rate:g}/s" for name, rate in collector.get("rates", {}).items()) or "-"),
@@ -157,6 +159,21 @@ def _status_rows(state: dict[str, Any]) -> list[tuple[str, str]]:
         )
         rows += [("notice", one_line(notice)) for notice in sink.get("notices", [])]
     return rows
+
+
+def _change_rows(collector: dict[str, Any]) -> list[tuple[str, str]]:
+    from ztlens.commands.rules import unconfirmed_line
+
+    waits, error = collector.get("unconfirmed"), collector.get("policy_error")
+    return [
+        *([("unconfirmed", unconfirmed_line(waits))] if waits else []),
+        *([("policy file", f"not in force: {one_line(error)}")] if error else []),
+    ]
+
+
+def _tables(tables: dict[str, dict[str, int]]) -> str:
+    """`rules 12 of 4,096, …`."""
+    return ", ".join(f"{name.replace('_', ' ')} {t['used']:,} of {t['room']:,}" for name, t in tables.items())
 
 
 def _nats(state: dict[str, Any]) -> str:
@@ -212,7 +229,37 @@ def _machine(settings: Settings) -> list[dict[str, Any]]:
     if settings["nats_port"]:
         found.append(_port(settings))
     found.append(_disk("state directory", settings.state))
+    return found + _decides(settings)
+
+
+def _decides(settings: Settings) -> list[dict[str, Any]]:
+    """What decides here, and how full it makes the kernel's tables: of the running collector, else of the file."""
+    collector, _ = _asked(lambda: _collector(settings))
+    if collector is None:
+        return [_policy_file(settings)] if settings["policy"] else []
+    found = [_feature("mode", True, f"{collector['mode']}, revision {collector['revision']}")]
+    for name, text in _change_rows(collector):
+        found.append(_feature(name, name != "policy file", text, "correct the file: it is read again by itself"))
+    if collector.get("tables"):
+        found.append(_feature("tables", True, _tables(collector["tables"])))
     return found
+
+
+def _policy_file(settings: Settings) -> dict[str, Any]:
+    from policy.compile import compile_policy, room
+    from policy.parse import parse
+    from ztlens.lookup import read_policy
+
+    file = Path(settings["policy"])
+    try:
+        compiled = compile_policy(parse(read_policy(file), str(file)))
+        compiled.check_capacity(settings["knobs"])
+    except Exception as error:
+        told = explain(error)
+        return _feature("policy file", False, one_line(told.message), told.hint)
+    sizes, places = compiled.sizes(), room(settings["knobs"])
+    used = _tables({name: {"used": sizes[name], "room": places[name]} for name in places})
+    return _feature("policy file", True, f"{file}: {used}")
 
 
 def _package(name: str) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def check(
     """Parse and compile a policy: its sizes and what is probably not meant, or where it is wrong. Exit status 1 if it
     is."""
     check_output(output, ("table", "json"))
+    from policy.builtin import switched
     from policy.check import check as warnings_of
     from policy.compile import compile_policy, room
     from policy.errors import PolicyError
@@ -100,7 +101,7 @@ def check(
             show.document({"file": name, "ok": False, "errors": [_described(error)]})
         show.say(str(explain(error)))
         raise typer.Exit(NO) from error
-    sizes, places = compiled.sizes(), room(settings["knobs"])
+    sizes, places, builtins = compiled.sizes(), room(settings["knobs"]), switched(policy.builtins_off)
     if output == "json":
         listed = [
             {"kind": w.kind, "subject": w.subject, "file": name, "line": w.line, "column": w.column,
@@ -109,7 +110,7 @@ def check(
         ]  # fmt: skip
         show.document({"file": name, "ok": True, "errors": [], "warnings": listed, "hash": policy.hash,
                        "default": word(policy.default), "identities": len(policy.identities), **sizes,
-                       "room": places})  # fmt: skip
+                       "room": places, "builtins": builtins})  # fmt: skip
     else:
         for w in warnings:
             print(f"{name}:{w.line}:{w.column}: {w.kind}: {w.message}\n    {w.hint}")
@@ -117,8 +118,16 @@ def check(
         told += [f"{len(policy.identities):,} identities", f"{sizes['bytes']:,} bytes"]
         count = f"{len(warnings)} warning{'s' if len(warnings) != 1 else ''}" if warnings else "ok"
         print(f"{name}: {count}, default {word(policy.default)}, {', '.join(told)}")
+        print(builtin_line(builtins))
     if warnings and strict:
         raise typer.Exit(NO)
+
+
+def builtin_line(builtins: dict[str, bool]) -> str:
+    """`built-in rules: ndp, mld on; dhcp, dhcpv6 off`."""
+    parts = (", ".join(name for name, on in builtins.items() if on is which) for which in (True, False))
+    on, off = parts
+    return "built-in rules: " + "; ".join([*([f"{on} on"] if on else []), *([f"{off} off"] if off else [])])
 
 
 def _described(error: Any) -> dict[str, Any]:
