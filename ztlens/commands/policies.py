@@ -43,15 +43,15 @@ def read(file: Path) -> tuple[str, str]:
     return read_policy(file), str(file)
 
 
-def load(settings: Settings, source: str) -> "Compiled":
-    """The policy in a file, of standard input (`-`), or the one that runs here (`running`). Raises PolicyError,
-    CollectorError, Missing."""
+def load(settings: Settings, source: str, host: Sequence[str] = ()) -> "Compiled":
+    """The policy in a file, of standard input (`-`), or the one that runs here (`running`), with the addresses it was
+    compiled with; `host`: those for a file. Raises PolicyError, CollectorError, Missing."""
     from policy.compile import compile_policy
     from policy.parse import parse
 
     if source != RUNNING:
         text, name = read(Path(source))
-        return compile_policy(parse(text, name))
+        return compile_policy(parse(text, name), host=host)
     now = collector_request(settings.run_dir, "policy.show")
     if not now.get("known", True):
         raise Missing("the text of the running policy is not known", "`ztlens policy apply FILE` gives it a known one")
@@ -149,9 +149,11 @@ def diff(
     check_output(output, ("table", "json"))
     from policy.diff import diff as difference
 
-    policies = (load(settings, a), load(settings, b))
+    running = load(settings, RUNNING) if RUNNING in (a, b) else None
+    host = running.host if running is not None else ()  # a file is compared as it would run here
+    policies = [running if running and source == RUNNING else load(settings, source, host) for source in (a, b)]
     with _about_the_question():
-        found = difference(*policies, rules=rules)
+        found = difference(policies[0], policies[1], rules=rules)
     if output == "json":
         show.document({"a": a, "b": b, "same": found.same, "rows": [_row(row) for row in found.rows],
                        "builtins_on": found.builtins_on, "builtins_off": found.builtins_off})  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 from collector.errors import KernelError
 from policy.explain import Explanation
 from ztlens import probing
+from ztlens.commands import policies
 from ztlens.main import main
 
 OLD = """version: 1
@@ -48,7 +49,7 @@ def test_check_warns(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "check", "open.yaml"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("open.yaml:7:5: world_open: ")
-    assert out[-1].startswith("open.yaml: 1 warning, default deny, 2 of 4,096 rules, ")
+    assert out[-2].startswith("open.yaml: 1 warning, default deny, 2 of 4,096 rules, ")
 
 
 def test_check_refuses_what_the_kernel_has_no_room_for(
@@ -155,3 +156,23 @@ def test_a_kernel_that_cannot_be_asked(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert main([*QUESTION]) == 0
     assert capsys.readouterr().err == "error: no headers\nhint: install them\n"
+
+
+def test_against_running_a_file_is_read_as_it_would_run_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = OLD + "  - {name: h, from: web, to: host, ports: [22/tcp], action: allow}\n"
+    Path("host.yaml").write_text(text)
+    now = {"known": True, "text": text, "host": ["192.0.2.7"]}
+    monkeypatch.setattr(policies, "collector_request", lambda run_dir, op: now)
+    assert answer(capsys, "policy", "diff", "running", "host.yaml")["same"] is True
+    (row,) = answer(capsys, "policy", "diff", "old.yaml", "running", status=1)["rows"]
+    assert (row["from"], row["to"], row["ports"]) == (["web"], ["host"], ["22/tcp"])
+    question = ("policy", "explain", "--from", "web", "--to", "host", "--port", "22/tcp", "--no-kernel")
+    assert answer(capsys, *question)["rule"] == "h"
+    now["text"] = ""
+    assert answer(capsys, "policy", "diff", "running", "running", "--rules")["rows"] == []
+    assert answer(capsys, *question)["reason"] == "no_policy"
+    now["known"] = False
+    assert main(["policy", "diff", "running", "old.yaml"]) == 3
+    assert capsys.readouterr().err.startswith("error: the text of the running policy is not known\n")
