@@ -294,20 +294,20 @@ def test_a_broken_policy_never_replaces_a_running_one(one: Installation, wired: 
             wait_for(lambda: re.search(said, collector.said()), f"{said!r} on SIGHUP", PATIENCE)
 
         one.policy(BROKEN)
-        hang_up(rf"refused: {path}{fault} \(SIGHUP\)")
+        hang_up(rf"refused: {path}{fault} \(policy file {path} changed\)")
         Path(path).unlink()
-        hang_up(rf"refused: {path}: No such file or directory \(SIGHUP\)")
+        hang_up(rf"refused: {path}: No such file or directory \(policy file {path} changed\)")
         assert one.status()["revision"] == 1 and one.json("policy", "show")["text"] == POLICY
         send(wire, 1000, 10)
         wait_for(lambda: stored(one) == 10, "verdicts", PATIENCE)
         one.policy(POLICY.replace("names", "others"))
-        hang_up(rf"policy {path} is revision 2 \(SIGHUP\)")
+        hang_up(rf"policy {path} is revision 2 \(policy file {path} changed\)")
         closed(one, collector, sink)
         assert one.sql("SELECT DISTINCT decision, rule, revision FROM verdicts WHERE event = 'new'") == [
             {"decision": "allow", "rule": "names", "revision": 1}
         ]
         kinds = [row["kind"] for row in one.sql("SELECT kind FROM changes ORDER BY time")]
-        assert kinds == ["start", "refused", "revision", "closed"]
+        assert kinds == ["start", "refused", "refused", "revision", "closed"]
 
 
 def test_nats_away_at_the_start_and_in_the_middle(one: Installation, wired: tuple[str, socket.socket]) -> None:
