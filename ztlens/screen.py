@@ -7,12 +7,27 @@ out and counted.
 import contextlib
 import os
 import queue
+import select
 import threading
+from collections.abc import Iterator
 
 from ztlens import show
 
 WAITING = 256
 """Texts that may wait for a slow reader."""
+
+
+def _whole_lines(text: str) -> Iterator[bytes]:
+    """Lines together up to PIPE_BUF bytes: a pipe takes such a write whole or not at all, so that the end of the
+    program never cuts a line that a slow reader had no room for.
+    """
+    part = b""
+    for line in text.encode().splitlines(keepends=True):
+        if part and len(part) + len(line) > select.PIPE_BUF:
+            yield part
+            part = b""
+        part += line
+    yield part
 
 
 class Screen:
@@ -39,11 +54,13 @@ class Screen:
 
     def _run(self) -> None:
         while True:
-            data = self._texts.get().encode()
+            text = self._texts.get()
             left_out, self.left_out = self.left_out, 0
             try:
-                while data:
-                    data = data[os.write(self._descriptor, data) :]
+                for part in _whole_lines(text):
+                    data = part
+                    while data:
+                        data = data[os.write(self._descriptor, data) :]
             except OSError:  # nobody reads any more
                 self._gone = True
                 return
