@@ -71,6 +71,10 @@ def schema_md() -> str:
                 (f"`{subjects.ALL_POLICY[:-1]}<node>`", "PolicyRecord", subjects.RECORDS_STREAM),
                 (f"`{subjects.ALL_LOSS[:-1]}<node>`", "LossRecord, each second", subjects.RECORDS_STREAM),
                 (f"`{subjects.ALL_DEAD[:-1]}<reason>`", "what a sink could not decode, whole", subjects.DEAD_STREAM),
+                (f"`{subjects.ALL_REPLAY[:-1]}<session>.<verdicts|live|policy>.…`",
+                 "`ztlens replay`: recorded verdicts, maps and policy records once more, each with the key `replay`; "
+                 "behind the kind as live", "–"),
+                (f"`{subjects.ALL_REPLAY[:-1]}<session>.progress`", "ReplayRecord, each second and at the end", "–"),
             ],
         ),
         "## Streams", "",
@@ -88,6 +92,9 @@ def schema_md() -> str:
         "all events of that ring; `n` = (end − start) / stride. `clock` added to `time` gives ns since 1970 UTC. Types "
         "are numpy's: `<u8`, `<u4`, `<u2`, `|u1` little-endian unsigned, `V16` an address in network order (IPv4 in "
         "the last four bytes; `family` tells). Skip columns you do not know; take zeros for those you miss.", "",
+        "A replayed batch has `replay`, the session, and `due`, when it was to be sent, in ns since the replay began; "
+        "`[start, end)` is the verdicts' place among those of their ring in the replay, and a column `position` "
+        "(`<u8`) says where each was recorded; `clock` is 0.", "",
         "## Records", "", "msgpack maps. Unknown keys are to be skipped; missing ones have their default.", "",
     ]  # fmt: skip
     for record in (
@@ -96,6 +103,7 @@ def schema_md() -> str:
         messages.IdentityInfo,
         messages.LossRecord,
         messages.FlowSums,
+        messages.ReplayRecord,
     ):
         out += _record(record)
     out += [

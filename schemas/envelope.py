@@ -7,6 +7,10 @@
 `n` = (end - start) / stride rows. `clock` is added to `time` to get ns since 1970 UTC. Columns are raw
 little-endian arrays, addresses 16 bytes a row in network order (`V16`). Within v1 columns are only added: a
 reader skips those it does not know and takes zeros for those it misses.
+
+A replayed batch says so: `replay` is the session, `due` when it was to be sent, in ns since the replay began. Its
+verdicts need not be neighbours in the ring, so `[start, end)` is their place among those of this ring in the replay
+(a hole is a lost message), and the column `position` tells where each was recorded; `clock` is 0.
 """
 
 import msgspec
@@ -16,9 +20,11 @@ from schemas.errors import EnvelopeError
 from schemas.verdict import DTYPE, STRIDE
 
 VERSION = 1
+_POSITION = np.dtype("<u8")
 TYPES: dict[str, str] = {
     name: (DTYPE[name].str if DTYPE[name].kind != "V" else f"V{DTYPE[name].itemsize}") for name in DTYPE.names or ()
 }
+_REPLAYED_TYPES = TYPES | {"position": _POSITION.str}
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -35,6 +41,8 @@ class Envelope(msgspec.Struct, frozen=True):
     rev: int
     t: dict[str, str]
     c: dict[str, bytes]
+    replay: str = ""  # session; "": live
+    due: int = 0
 
     def columns(self) -> dict[str, np.ndarray]:
         """Column → array of n values, exactly the columns of `schemas.verdict`; missing ones are zeros."""
@@ -44,6 +52,12 @@ class Envelope(msgspec.Struct, frozen=True):
             raw = self.c.get(name)
             out[name] = np.zeros(self.n, wanted) if raw is None else np.frombuffer(raw, np.dtype(self.t[name]))
         return out
+
+    def positions(self) -> np.ndarray:
+        """Where each row stands in the ring: u8 of shape (n,), in bytes."""
+        if self.replay and "position" in self.c:
+            return np.frombuffer(self.c["position"], _POSITION)
+        return np.uint64(self.start) + np.arange(self.n, dtype=_POSITION) * np.uint64(self.stride)
 
     def rows(self) -> np.ndarray:
         """The batch as one structured array of `schemas.verdict.DTYPE`, shape (n,)."""
@@ -72,6 +86,22 @@ def encode(rows: np.ndarray, *, node: str, ring: str, start: int, clock: int, re
     )  # fmt: skip
 
 
+def encode_replayed(
+    rows: np.ndarray, positions: np.ndarray, *, node: str, ring: str, start: int, replay: str, due: int
+) -> bytes:
+    """Pack recorded `rows`, whose `time` is ns since 1970 UTC, for a replay; `positions` u8 of shape (n,)."""
+    n = len(rows)
+    columns = {name: np.ascontiguousarray(rows[name]).tobytes() for name in TYPES}
+    return _encoder.encode(
+        {
+            "v": VERSION, "node": node, "ring": ring, "start": start, "end": start + n * STRIDE, "stride": STRIDE,
+            "n": n, "clock": 0, "rev": int(rows["revision"].max(initial=0)), "t": _REPLAYED_TYPES,
+            "c": columns | {"position": positions.astype(_POSITION, copy=False).tobytes()},
+            "replay": replay, "due": due,
+        }
+    )  # fmt: skip
+
+
 def decode(data: bytes) -> Envelope:
     """Unpack and check a batch. Raises EnvelopeError for anything `columns()` could not make sense of."""
     try:
@@ -94,4 +124,6 @@ def decode(data: bytes) -> Envelope:
             raise EnvelopeError(f"column {name}: {given.str} does not fit {DTYPE[name].str}")
         if len(raw) != batch.n * given.itemsize:
             raise EnvelopeError(f"column {name}: {len(raw)} bytes, expected {batch.n} × {given.itemsize}")
+    if batch.replay and len(batch.c.get("position", b"")) not in (0, batch.n * _POSITION.itemsize):
+        raise EnvelopeError(f"column position: {len(batch.c['position'])} bytes, expected {batch.n} × 8")
     return batch

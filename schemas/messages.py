@@ -1,4 +1,4 @@
-"""Policy and loss records: msgpack maps on `ztlens.policy.v1.<node>` and `ztlens.loss.v1.<node>`."""
+"""Policy and loss records: msgpack maps on `ztlens.policy.v1.<node>` and `ztlens.loss.v1.<node>`; how far a replay is."""
 
 from typing import TypeVar
 
@@ -86,13 +86,33 @@ class LossRecord(msgspec.Struct, frozen=True):
     final: bool = False  # taken after the programs were detached: exact
 
 
-T = TypeVar("T", PolicyRecord, LossRecord)
+class ReplayRecord(msgspec.Struct, frozen=True):
+    """How far a replay is: each second and, with `done`, at its end. Counts are of this session so far."""
+
+    v: int
+    replay: str  # session
+    speed: float  # times as fast as recorded; 0: as fast as it goes
+    verdicts: int  # sent in batches
+    first: int  # ns since 1970 UTC, the first stamp sent; 0: none yet
+    last: int
+    live_sent: int
+    live_capped: int  # held back by the cap of the live subjects; the batches had them
+    late: int  # messages sent more than 10 ms after they were due
+    done: bool = False
+
+
+T = TypeVar("T", PolicyRecord, LossRecord, ReplayRecord)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(record: PolicyRecord | LossRecord) -> bytes:
+def encode(record: PolicyRecord | LossRecord | ReplayRecord) -> bytes:
     """A record as msgpack."""
     return _encoder.encode(record)
+
+
+def encode_replayed(record: PolicyRecord, session: str) -> bytes:
+    """A recorded one, for a replay: with the key `replay`."""
+    return _encoder.encode(msgspec.to_builtins(record) | {"replay": session})
 
 
 def decode(data: bytes, kind: type[T]) -> T:

@@ -13,6 +13,7 @@ ALL_POLICY = f"{PREFIX}.policy.v1.*"
 ALL_LOSS = f"{PREFIX}.loss.v1.*"
 ALL_LIVE = f"{PREFIX}.live.v1.>"
 ALL_DEAD = f"{PREFIX}.dead.v1.>"
+ALL_REPLAY = f"{PREFIX}.replay.v1.>"
 
 _SAFE = re.compile(r"[A-Za-z0-9_-]")
 
@@ -55,6 +56,20 @@ def live(  # noqa: PLR0917 (the tokens, in their order)
 ) -> str:
     """One verdict as a map, core NATS, best effort; the subject is the filter."""
     return f"{PREFIX}.live.v1.{token(node)}.{decision}.{token(source)}.{token(destination)}.{token(proto)}.{port}"
+
+
+def replay(session: str, subject: str) -> str:
+    """Where a replay sends what `subject` (of this module, wildcards too) carries live: nothing else starts so.
+
+    `ztlens.live.v1.n1.deny.>` → `ztlens.replay.v1.<session>.live.n1.deny.>`.
+    """
+    kind, _, rest = subject.removeprefix(f"{PREFIX}.").partition(".v1.")
+    return f"{PREFIX}.replay.v1.{token(session)}.{kind}.{rest}"
+
+
+def replay_progress(session: str) -> str:
+    """How far a replay is (`schemas.messages.ReplayRecord`), each second and at its end; core NATS."""
+    return f"{PREFIX}.replay.v1.{token(session)}.progress"
 
 
 def dead(reason: str) -> str:

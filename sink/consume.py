@@ -79,7 +79,10 @@ async def stream_info(client: Client, name: str) -> StreamInfo:
 def decode(stream: str, subject: str, data: bytes) -> Batch | PolicyRecord | LossRecord:
     """The content of a message, checked so that it can be stored. Raises EnvelopeError."""
     if stream == subjects.VERDICTS_STREAM:
-        return prepare(envelope.decode(data))
+        batch = envelope.decode(data)
+        if batch.replay:
+            raise EnvelopeError(f"a batch of the replay {batch.replay} among live ones")
+        return prepare(batch)
     if subject.startswith(_POLICY):
         return check(messages.decode(data, PolicyRecord))
     if subject.startswith(_LOSS):

@@ -30,7 +30,7 @@ def stored_columns(batch: Envelope) -> dict[str, np.ndarray]:
     if first < 0 or last > _TIME_MAX:
         raise EnvelopeError(f"time {first} to {last} ns is out of range")
     out = {
-        "position": np.uint64(batch.start) + np.arange(batch.n, dtype="<u8") * np.uint64(batch.stride),
+        "position": batch.positions(),
         "time": (given["time"].astype("<u8") + np.uint64(batch.clock & _POSITION_MAX)).view("M8[ns]"),
     }
     for name, column in given.items():
