@@ -31,13 +31,12 @@ def _head(node: str, decision: str, source: str, destination: str, proto: str) -
     return subjects.live(node, decision, source, destination, proto, 0)[:-1]
 
 
-class Live:
-    """Counts what it is offered: offered = sent + capped + failed."""
+class Cap:
+    """So many verdicts a second, denials before others; the same for a replay's maps."""
 
-    def __init__(self, bus: Bus, node: str, cap: int, names: Names) -> None:
-        self.sent = self.capped = self.failed = 0
-        self._bus, self._node, self._cap, self._names = bus, node, cap, names
-        self._tokens, self._filled = float(cap), time.monotonic()
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._tokens, self._filled = float(rate), time.monotonic()
 
     def _refill(self, rate: float, most: float) -> None:
         now = time.monotonic()
@@ -45,8 +44,8 @@ class Live:
         self._filled = now
 
     def choose(self, rows: np.ndarray, *, behind: bool = False) -> np.ndarray:
-        """Indices of the rows the cap has room for now, ascending: denials first, then the earliest."""
-        rate = self._cap * BEHIND_SHARE if behind else float(self._cap)
+        """Indices of the rows there is room for now, ascending: denials first, then the earliest."""
+        rate = self._rate * BEHIND_SHARE if behind else float(self._rate)
         most = rate * BEHIND_BURST if behind else rate
         self._refill(rate, most)
         denied = rows["decision"] == Decision.DENY
@@ -57,13 +56,21 @@ class Live:
         self._tokens -= len(chosen)
         return chosen
 
+
+class Live:
+    """Counts what it is offered: offered = sent + capped + failed."""
+
+    def __init__(self, bus: Bus, node: str, cap: int, names: Names) -> None:
+        self.sent = self.capped = self.failed = 0
+        self._bus, self._node, self._cap, self._names = bus, node, Cap(cap), names
+
     async def offer(self, rows: np.ndarray, *, clock: int, ring: str, behind: bool = False) -> None:
         """Publish what the cap allows of `rows` (schemas.verdict.DTYPE); never raises for NATS' sake."""
         client = self._bus.client
         if client is None:
             self.failed += len(rows)
             return
-        chosen = self.choose(rows, behind=behind)
+        chosen = self._cap.choose(rows, behind=behind)
         self.capped += len(rows) - len(chosen)
         for at in range(0, len(chosen), SLICE):
             batch = present(rows[chosen[at : at + SLICE]], self._names, clock, node=self._node, ring=ring)

@@ -1,4 +1,4 @@
-"""Policy and loss records: msgpack maps on `ztlens.policy.v1.<node>` and `ztlens.loss.v1.<node>`; how far a replay is."""
+"""Policy and loss records, msgpack maps on `ztlens.policy.v1.<node>` and `ztlens.loss.v1.<node>`; replay progress."""
 
 from typing import TypeVar
 
