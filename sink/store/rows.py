@@ -42,6 +42,20 @@ def stored_columns(batch: Envelope) -> dict[str, np.ndarray]:
     return out
 
 
+def wire_rows(found: pa.Table) -> np.ndarray:
+    """Rows of store.verdicts as schemas.verdict.DTYPE, shape (n,): `stored_columns` undone, with wall clock."""
+    out = np.zeros(found.num_rows, DTYPE)
+    for name in DTYPE.names or ():
+        if name in _ADDRESSES:
+            halves = np.empty((found.num_rows, 2), ">u8")
+            halves[:, 0], halves[:, 1] = found[f"{name}_hi"].to_numpy(), found[f"{name}_lo"].to_numpy()
+            out[name] = halves.view(DTYPE[name]).ravel()
+        else:
+            column = found[name].to_numpy()
+            out[name] = column.view("u8") if name == "time" else column
+    return out
+
+
 def table(parts: list[tuple[int, dict[str, np.ndarray], int, int]]) -> pa.Table:
     """Rows [i, j) of each part (ring number, columns, i, j) as one Arrow table with the columns of store.verdicts."""
     columns = {"ring": np.concatenate([np.full(j - i, ring, "<u4") for ring, _, i, j in parts])}
