@@ -1,7 +1,10 @@
 """`History`: how everybody else asks the store, the same whether a sink serves it or the file is opened here."""
 
+import io
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -12,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sink.errors import BusyError, QueryError, SinkError
+from sink.history.exported import Exported
 from sink.history.ledger import ledger, rfc3339
 from sink.history.query import Answer, Parameters
 from sink.store.database import open_reader
@@ -21,8 +25,19 @@ _LARGEST = (1 << 63) - 1
 _ERRORS: dict[int, type[SinkError]] = {400: QueryError, 503: BusyError}
 
 
+@dataclass(frozen=True)
+class Batches:
+    """An answer as it comes: its schema, known before the first batch, and its batches."""
+
+    schema: pa.Schema
+    rows: Iterator[pa.RecordBatch]
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return self.rows
+
+
 class _Source(Protocol):
-    def sql(self, sql: str, parameters: Parameters) -> pa.Table: ...
+    def batches(self, sql: str, parameters: Parameters) -> AbstractContextManager["Batches"]: ...
     def status(self) -> dict[str, Any]: ...
     def ledger(self, since: int | None) -> dict[str, Any]: ...
     def close(self) -> None: ...
@@ -36,9 +51,15 @@ class _Socket:
         transport = httpx.HTTPTransport(uds=str(path))
         self._http = httpx.Client(transport=transport, base_url="http://sink", timeout=timeout, trust_env=False)
 
-    def _request(self, method: str, url: str, **how: Any) -> httpx.Response:
+    @contextmanager
+    def _answer(self, method: str, url: str, **how: Any) -> Iterator[httpx.Response]:
+        """An answer of status 200, to be read inside the context, where errors of reading are SinkErrors too."""
         try:
-            answer = self._http.request(method, url, **how)
+            with self._http.stream(method, url, **how) as answer:
+                if answer.status_code != 200:
+                    answer.read()
+                    self._refused(answer)
+                yield answer
         except (httpx.ConnectError, FileNotFoundError) as error:
             raise SinkError(
                 f"no sink answers on {self._path}", "start one with `ztlens up` or `ztlens sink`"
@@ -46,9 +67,9 @@ class _Socket:
         except httpx.TimeoutException as error:
             raise BusyError(f"the sink on {self._path} does not answer", "see its log") from error
         except httpx.HTTPError as error:
-            raise BusyError("the sink broke the answer off", "narrow the question: a time range, a LIMIT") from error
-        if answer.status_code == 200:
-            return answer
+            raise _broken_off() from error
+
+    def _refused(self, answer: httpx.Response) -> None:
         try:
             given = answer.json()
             kind = _ERRORS.get(answer.status_code, SinkError)
@@ -56,25 +77,61 @@ class _Socket:
         except (ValueError, KeyError, TypeError) as error:
             raise SinkError(f"the sink answered with HTTP status {answer.status_code}", "see its log") from error
 
-    def sql(self, sql: str, parameters: Parameters) -> pa.Table:
+    def _document(self, url: str, **query: Any) -> dict[str, Any]:
+        with self._answer("GET", url, params=query) as answer:
+            out: dict[str, Any] = json.loads(answer.read())
+            return out
+
+    @contextmanager
+    def batches(self, sql: str, parameters: Parameters) -> Iterator[Batches]:
         body = json.dumps({"sql": sql, "parameters": parameters, "format": "arrow"}, default=str)
-        answer = self._request("POST", "/api/v1/sql", content=body)
-        try:
-            return pa.ipc.open_stream(answer.content).read_all()
-        except pa.ArrowException as error:
-            raise BusyError("the sink broke the answer off", "narrow the question: a time range, a LIMIT") from error
+        with self._answer("POST", "/api/v1/sql", content=body) as answer:
+            read = _stream(answer.iter_bytes())
+            yield Batches(next(read), read)
 
     def status(self) -> dict[str, Any]:
-        out: dict[str, Any] = self._request("GET", "/api/v1/status").json()
-        return out
+        return self._document("/api/v1/status")
 
     def ledger(self, since: int | None) -> dict[str, Any]:
-        query = {} if since is None else {"since": since}
-        out: dict[str, Any] = self._request("GET", "/api/v1/ledger", params=query).json()
-        return out
+        return self._document("/api/v1/ledger", **({} if since is None else {"since": since}))
 
     def close(self) -> None:
         self._http.close()
+
+
+def _broken_off() -> BusyError:
+    return BusyError("the sink broke the answer off", "narrow the question: a time range, a LIMIT")
+
+
+def _stream(chunks: Iterator[bytes]) -> Iterator[Any]:
+    """The schema, then the batches of an IPC stream. Raises BusyError for one that ends early."""
+    try:
+        reader = pa.ipc.open_stream(pa.PythonFile(io.BufferedReader(_Chunks(chunks), 1 << 20), "r"))
+        yield reader.schema
+        yield from reader
+    except (pa.ArrowException, OSError) as error:
+        raise _broken_off() from error
+
+
+class _Chunks(io.RawIOBase):
+    """Pieces of bytes as a file to read."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._left = memoryview(chunk)
+        n = min(len(buffer), len(self._left))
+        buffer[:n], self._left = self._left[:n], self._left[n:]
+        return n
 
 
 class _Database:
@@ -85,10 +142,10 @@ class _Database:
         self._path = path
         self._timeout = timeout
 
-    def sql(self, sql: str, parameters: Parameters) -> pa.Table:
+    @contextmanager
+    def batches(self, sql: str, parameters: Parameters) -> Iterator[Batches]:
         with Answer(self._connection.cursor(), sql, parameters, self._timeout) as answer:
-            batches = list(answer.batches())
-            return pa.Table.from_batches(batches, schema=answer.schema)
+            yield Batches(answer.schema, answer.batches())
 
     def status(self) -> dict[str, Any]:
         count = self._connection.cursor().execute("SELECT count(*), epoch_ns(max(time)) FROM store.verdicts").fetchone()
@@ -105,6 +162,23 @@ class _Database:
     def close(self) -> None:
         if self._path:
             self._connection.close()
+
+
+class _Export(_Database):
+    """An exported directory."""
+
+    def __init__(self, directory: Path, timeout: float) -> None:
+        self._exported = Exported(directory)
+        super().__init__(self._exported.connection, None, timeout)
+
+    def status(self) -> dict[str, Any]:
+        manifest = self._exported.manifest
+        size = sum(file.bytes for file in manifest.files)
+        held = super().status()["database"]
+        return {"running": False, "database": held | {"path": str(self._exported.directory), "bytes": size}}
+
+    def close(self) -> None:
+        self._exported.close()
 
 
 class History:
@@ -129,6 +203,11 @@ class History:
         return cls(_Database(store.connection, None, timeout))
 
     @classmethod
+    def on_export(cls, directory: Path, timeout: float = 600.0) -> "History":
+        """Read what `ztlens export` or `--archive` wrote. Raises ExportError (exit status 2)."""
+        return cls(_Export(directory, timeout))
+
+    @classmethod
     def find(cls, run_dir: Path, database: Path) -> "History":
         """The sink of `run_dir` if one answers, else the file. Raises SinkError (exit status 3) if there is neither."""
         socket = run_dir / "sink.sock"
@@ -142,7 +221,15 @@ class History:
 
     def sql(self, sql: str, parameters: Parameters = None) -> pa.Table:
         """The answer. Sums (DuckDB's HUGEINT) come as int64 where they fit, `src_addr` and `dst_addr` as digits."""
-        return _narrow(self._source.sql(sql, parameters))
+        with self._source.batches(sql, parameters) as answer:
+            return _narrow(pa.Table.from_batches(list(answer), schema=answer.schema))
+
+    def batches(self, sql: str, parameters: Parameters = None) -> AbstractContextManager[Batches]:
+        """The answer batch by batch, in memory bounded whatever it is long: `with history.batches(…) as rows:`.
+
+        Types are DuckDB's own: nothing is narrowed. A sink gives an answer its `query_timeout`, so read on.
+        """
+        return self._source.batches(sql, parameters)
 
     def recent(
         self, where: str = "true", parameters: Parameters = None, limit: int = 20, view: str = "verdicts"

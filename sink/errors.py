@@ -2,6 +2,7 @@
 
 SinkError          root; `hint` is the next step to take, `exit_status` that of docs/cli.md
 ├── QueryError     the question is wrong (syntax, unknown column, not read-only): exit status 2
+├── ExportError    a directory is no export, or a damaged one: exit status 2
 ├── BusyError      too many questions at once, or this one took too long; recoverable: ask again
 │   └── ReopenedError  the store was opened anew meanwhile (it does that after a full disk)
 └── StoreError     a commit failed (disk full, I/O error); recoverable: nothing is lost, it is tried again
@@ -20,6 +21,12 @@ class SinkError(Exception):
 
 class QueryError(SinkError):
     """The SQL cannot be answered as it stands."""
+
+    exit_status = 2
+
+
+class ExportError(SinkError):
+    """The directory cannot be read as exported history, or cannot be exported into."""
 
     exit_status = 2
 

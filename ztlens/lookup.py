@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from sink.client import History
 
 
-def history(settings: Settings) -> "History":
-    """Whatever answers for this installation. Raises SinkError, Missing if nothing was ever recorded."""
+def history(settings: Settings, source: Path | None = None) -> "History":
+    """Whatever answers for this installation, or the exported directory `source`.
+
+    Raises SinkError, Missing if nothing was ever recorded.
+    """
     from sink.client import History
 
+    if source is not None:
+        return History.on_export(source)
     if not (settings.run_dir / "sink.sock").exists() and not settings.database.exists():
         raise Missing(
             f"there is no history: neither a running sink nor {settings.database}",
@@ -35,9 +40,10 @@ def _of_database(settings: Settings) -> "History":
     return found if path == str(settings.database) else History.on_file(settings.database)
 
 
-def ask(settings: Settings, sql: str) -> "pyarrow.Table":
+def ask(settings: Settings, sql: str, source: Path | None = None) -> "pyarrow.Table":
     """The answer to one statement."""
-    return history(settings).sql(sql)
+    with history(settings, source) as found:
+        return found.sql(sql)
 
 
 def read_policy(path: Path) -> str:

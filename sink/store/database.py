@@ -31,7 +31,7 @@ def thread_count(wanted: int) -> int:
 
 
 def _config(memory_limit: str, threads: int, temporary: str) -> dict[str, Any]:
-    """With what `_lock` adds, a question can neither read files, load code, see Python's variables nor change this."""
+    """With what `lock` adds, a question can neither read files, load code, see Python's variables nor change this."""
     return {
         "storage_compatibility_version": STORAGE,
         "memory_limit": memory_limit,
@@ -84,7 +84,8 @@ def opening_error(path: Path | str, error: Exception) -> SinkError:
     return SinkError(f"cannot open {path}: {text.splitlines()[0]}", "check the path, its permissions and free space")
 
 
-def _lock(connection: duckdb.DuckDBPyConnection) -> None:
+def lock(connection: duckdb.DuckDBPyConnection) -> None:
+    """From here on no file, no network, no other setting."""
     connection.execute("SET enable_external_access = false")  # here: in the configuration it forbids temp_directory
     connection.execute("SET lock_configuration = true")
 
@@ -107,11 +108,14 @@ def _foundation(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("COMMIT")
 
 
-def open_memory(memory_limit: str = "256MB", threads: int = 1) -> duckdb.DuckDBPyConnection:
-    """An empty database in memory with the same tables, views and macros."""
-    connection = duckdb.connect(":memory:", config=_config(memory_limit, threads, ""))
+def open_memory(
+    memory_limit: str = "256MB", threads: int = 1, temporary: str = "", locked: bool = True
+) -> duckdb.DuckDBPyConnection:
+    """An empty database in memory with the same tables, views and macros; not `locked`: call `lock` when it is full."""
+    connection = duckdb.connect(":memory:", config=_config(memory_limit, threads, temporary))
     _foundation(connection)
-    _lock(connection)
+    if locked:
+        lock(connection)
     return connection
 
 
@@ -144,7 +148,7 @@ def open_writer(path: Path, memory_limit: str, threads: int) -> duckdb.DuckDBPyC
         time.sleep(0.1)
     try:
         _foundation(connection)
-        _lock(connection)
+        lock(connection)
     except duckdb.Error as error:
         connection.close()
         raise StoreError(
@@ -175,5 +179,5 @@ def open_reader(path: Path, memory_limit: str = "2GB", threads: int = 0) -> duck
     except SinkError:
         connection.close()
         raise
-    _lock(connection)
+    lock(connection)
     return connection

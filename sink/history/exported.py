@@ -1,0 +1,85 @@
+"""Exported history as a database: in memory, the same tables, views and macros; the large tables lie in Parquet.
+
+A question can open the files that the manifest names, for reading, and nothing else: DuckDB's `allowed_paths` is that
+list, so no new file can be made, and `sink.history.query` lets nothing through that would write into one.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import duckdb
+
+from sink.errors import ExportError
+from sink.history import manifest as manifests
+from sink.history.manifest import BY_HOUR, File, Manifest
+from sink.store.database import lock, open_memory
+
+
+class Exported:
+    """An open export. Close it: spilled files of large questions go with it."""
+
+    def __init__(self, directory: Path, memory_limit: str = "2GB", threads: int = 0) -> None:
+        """Raises ExportError: not an export, damaged, of a newer format."""
+        self.directory = directory.absolute()
+        self.manifest: Manifest = manifests.read(self.directory)
+        self._spill = Path(tempfile.mkdtemp(prefix="ztlens-spill-"))
+        self.connection = open_memory(memory_limit, threads, str(self._spill / "tmp"), locked=False)
+        try:
+            self._fill()
+        except duckdb.Error as error:
+            self.close()
+            raise ExportError(
+                f"{self.directory} cannot be read: {str(error).splitlines()[0]}",
+                "`ztlens evidence check` says what is wrong",
+            ) from error
+
+    def _fill(self) -> None:
+        connection = self.connection
+        connection.execute("SET parquet_metadata_cache = true")
+        tables: dict[str, list[tuple[str, str, str]]] = {}
+        for table, column, kind, default in connection.execute(
+            "SELECT table_name, column_name, data_type, coalesce(column_default, 'NULL') FROM duckdb_columns()"
+            " WHERE schema_name = 'store' AND NOT internal ORDER BY table_name, column_index"
+        ).fetchall():
+            tables.setdefault(table, []).append((column, kind, default))
+        allowed: list[str] = []
+        for table, columns in tables.items():
+            files = self.manifest.of_table(table)
+            if not files:
+                continue
+            relation = " UNION ALL ".join(self._relation(part, columns) for part in _by_version(files))
+            if table in BY_HOUR:
+                connection.execute(f"DROP TABLE store.{table}")
+                connection.execute(f"CREATE VIEW store.{table} AS {relation}")
+                allowed += (str(self.directory / file.path) for file in files)
+            else:
+                connection.execute(f"INSERT INTO store.{table} {relation}")
+        connection.execute("SET allowed_paths = $paths", {"paths": allowed})
+        lock(connection)
+
+    def _relation(self, files: list[File], columns: Iterable[tuple[str, str, str]]) -> str:
+        """Files of one version of the tables, as the columns of today's."""
+        names = ", ".join(_text(str(self.directory / file.path)) for file in files)
+        source = f"read_parquet([{names}], hive_partitioning = false)"
+        there = {row[0] for row in self.connection.execute(f"DESCRIBE FROM {source}").fetchall()}
+        chosen = ", ".join(
+            f'"{name}"::{kind} AS "{name}"' if name in there else f'({default})::{kind} AS "{name}"'
+            for name, kind, default in columns
+        )
+        return f"SELECT {chosen} FROM {source}"
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.connection.close()
+        shutil.rmtree(self._spill, ignore_errors=True)
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _by_version(files: list[File]) -> list[list[File]]:
+    versions = sorted({file.tables_version for file in files})
+    return [[file for file in files if file.tables_version == version] for version in versions]
