@@ -29,11 +29,11 @@ from policy.model import (
     merge_spans,
     name_from_content,
 )
-from schemas.codes import Decision, RuleId
+from schemas.codes import Decision
 
 VERSION = 1
-MAX_RULES = 65536 - RuleId.FIRST
-"""A verdict's rule number has 16 bits."""
+MAX_RULES = 16_384
+"""Their bit vectors over as many classes are 32 MiB (`regions.MAX_MATRIX_BYTES`), and compiling is done in seconds."""
 
 _TOP = ("version", "default", "builtins", "identities", "rules")
 _IDENTITY = ("labels", "addresses")
@@ -198,7 +198,7 @@ def _identities(node: Node) -> Iterable[Identity]:
     for name, (key, value) in node.pairs.items():
         if name in _RESERVED or name in IDENTITY_NAMES.values():
             fail(key, f"the identity name {quoted(name)} is reserved", f"reserved are {', '.join(_RESERVED)}")
-        if _NAME.fullmatch(name) is None or _is_address(name):
+        if _NAME.fullmatch(name) is None or (words.looks_like_address(name) and _is_address(name)):
             hint = "up to 63 letters, digits, `_`, `-` and `.`, and not an address"
             fail(key, f"{quoted(name)} is not a name for an identity", hint)
         entry = _fields(value, _IDENTITY, f"identity {quoted(name)}")

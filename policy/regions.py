@@ -7,7 +7,7 @@ and of distinct *combinations* of selectors that cover a region, never with pref
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from policy.errors import PolicyError
 from policy.model import Labels, Named, Policy, Prefix, Reserved, Rule, Selection, Term
 from schemas.codes import IdentityId
 
-MAX_MATRIX_BYTES = 512 << 20
-"""Largest matrix of bit vectors; 65,472 rules × 65,472 classes are just above it."""
+MAX_MATRIX_BYTES = 32 << 20
+"""Largest matrix of bit vectors: 16,384 rules over as many classes."""
+
+MAX_FITTING = 5_000_000
+"""Identities looked at for all selectors by label: more is a trap, not a policy."""
 
 PREFIX_DTYPE = np.dtype(
     [
@@ -32,49 +35,82 @@ PREFIX_DTYPE = np.dtype(
 
 _HOST = -1  # stands for the host among indices of identities
 _ROOT = 0  # the state of addresses in no prefix
+_NOTHING = (0, 0)
+
+Vectors = tuple[int, int]
+"""Bit vectors of the rules that something is taken into, and out of (`*_except`)."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Side:
-    """One end of the rules. `covers`, `spares`: selector → bit vector of the rules it is taken into, and out of."""
+    """One end of the rules: selector → its vectors. Selectors of the same rules share them: 100,000 in 10,000 rules
+    would take 60 MB otherwise."""
 
-    covers: dict[Term, int] = field(default_factory=dict)
-    spares: dict[Term, int] = field(default_factory=dict)
+    vectors: dict[Term, Vectors]
 
     @classmethod
     def of(cls, selections: Iterable[Selection]) -> "Side":
         """The side made of one selection a rule, in order of rule number."""
-        side = cls()
+        named: dict[Term, list[int]] = {}  # rule numbers, ~number where it is taken out
         for number, selection in enumerate(selections):
             for term in selection.terms:
-                side.covers[term] = side.covers.get(term, 0) | 1 << number
+                named.setdefault(term, []).append(number)
             for term in selection.exclude:
-                side.spares[term] = side.spares.get(term, 0) | 1 << number
-        return side
+                named.setdefault(term, []).append(~number)
+        known: dict[tuple[int, ...], Vectors] = {}
+        vectors = {}
+        for term, numbers in named.items():
+            key = tuple(numbers)
+            if key not in known:
+                known[key] = _bits(n for n in key if n >= 0), _bits(~n for n in key if n < 0)
+            vectors[term] = known[key]
+        return cls(vectors)
 
-    @property
-    def terms(self) -> list[Term]:
-        """Every selector of this side, once."""
-        return list(dict.fromkeys((*self.covers, *self.spares)))
+    def everywhere(self, *, world: bool) -> Vectors:
+        """What holds for every address, or for all that are `world`."""
+        anywhere = self.vectors.get(Reserved.ANY, _NOTHING)
+        return _union([anywhere, self.vectors.get(Reserved.WORLD, _NOTHING)]) if world else anywhere
+
+
+def _key(vectors: Vectors) -> tuple[bytes, ...]:
+    """What to find them by; see Classes."""
+    return tuple([vector.to_bytes((vector.bit_length() + 7) // 8, "little") for vector in vectors])
+
+
+def _bits(numbers: Iterable[int]) -> int:
+    vector = 0
+    for number in numbers:
+        vector |= 1 << number
+    return vector
+
+
+def _union(vectors: Iterable[Vectors]) -> Vectors:
+    covers = spares = 0
+    for cover, spare in vectors:
+        covers |= cover
+        spares |= spare
+    return covers, spares
 
 
 class Classes:
-    """Distinct bit vectors, numbered in order of appearance. Bit i of a vector, a Python integer, is rule i."""
+    """Distinct bit vectors, numbered in order of appearance. Bit i of a vector, a Python integer, is rule i.
+
+    They are kept as bytes: the hashes of 10,000 integers with one bit each are 61 different numbers.
+    """
 
     def __init__(self, words: int) -> None:
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[bytes, int] = {}
         self._words = words
 
     def number(self, vector: int) -> int:
         """Class of what `vector` matches. Raises PolicyError if there are more than a policy should need."""
-        number = self._numbers.setdefault(vector, len(self._numbers))
+        number = self._numbers.setdefault(vector.to_bytes(8 * self._words, "little"), len(self._numbers))
         refuse_too_large(number + 1, self._words)
         return number
 
     def matrix(self) -> np.ndarray:
         """uint64[classes, words]."""
-        rows = b"".join([vector.to_bytes(8 * self._words, "little") for vector in self._numbers])
-        return np.frombuffer(rows, "<u8").reshape(-1, self._words)
+        return np.frombuffer(b"".join(self._numbers), "<u8").reshape(-1, self._words)
 
 
 def refuse_too_large(vectors: int, words: int) -> None:
@@ -104,7 +140,7 @@ def divide(policy: Policy | None, rules: Sequence[Rule], host: Sequence[Prefix],
     for prefix in host:
         owners.setdefault(prefix, []).append(_HOST)
     for side in sides:
-        for term in side.terms:
+        for term in side.vectors:
             if isinstance(term, Prefix):
                 owners.setdefault(term, [])
     order = sorted(owners)
@@ -113,8 +149,9 @@ def divide(policy: Policy | None, rules: Sequence[Rule], host: Sequence[Prefix],
     columns = []
     matrices = []
     for side in sides:
-        states, chain = _states(order, owners, parents, shown, _OwnTerms(side.terms, policy))
-        classes, matrix = _classes(side, chain, words)
+        own = _Own(side, policy, words)
+        states, chain = _states(order, owners, parents, shown, own)
+        classes, matrix = _classes(side, own, chain, words)
         columns.append(classes[np.asarray(states, dtype=np.intp)])
         matrices.append(matrix)
     table = np.empty(len(order), PREFIX_DTYPE)
@@ -153,34 +190,30 @@ def _shown_identities(order: list[Prefix], owners: dict[Prefix, list[int]], pare
     return shown
 
 
-class _OwnTerms:
-    """Which selectors name an identity, the host or a prefix itself, as interned sets of selector numbers."""
+class _Own:
+    """The vectors of what names an identity, the host or a prefix itself, interned and numbered; 0: nothing does."""
 
-    def __init__(self, terms: list[Term], policy: Policy | None) -> None:
-        self.sets: list[frozenset[int]] = [frozenset()]
-        self._numbers: dict[frozenset[int], int] = {frozenset(): 0}
-        self.term_numbers = {term: number for number, term in enumerate(terms)}
-        self._combined: dict[tuple[int, ...], int] = {}
+    def __init__(self, side: Side, policy: Policy | None, words: int) -> None:
+        self._words = words
+        self.vectors: list[Vectors] = [_NOTHING]
+        self._numbers: dict[tuple[bytes, ...], int] = {_key(_NOTHING): 0}
+        self._of_selector = side.vectors
         self._by_identity = self._identities(policy)
-        host = self.term_numbers.get(Reserved.HOST)
-        self._by_identity[_HOST] = self._intern(frozenset(() if host is None else (host,)))
+        self._by_identity[_HOST] = self._intern(side.vectors.get(Reserved.HOST, _NOTHING))
 
     def of(self, prefix: Prefix, owners: list[int]) -> int:
-        """Number of the set of selectors that name `prefix` or one of its `owners`."""
-        literal = self.term_numbers.get(prefix)
+        """Number of the vectors of all selectors that name `prefix` or one of its `owners`."""
+        literal = self._of_selector.get(prefix)
         if literal is None and len(owners) == 1:
             return self._by_identity[owners[0]]
-        own = tuple(sorted({self._by_identity[owner] for owner in owners}))
-        if literal is not None:
-            return self._intern(frozenset((literal,)).union(*(self.sets[number] for number in own)))
-        if own not in self._combined:
-            self._combined[own] = self._intern(frozenset().union(*(self.sets[number] for number in own)))
-        return self._combined[own]
+        own = {self._by_identity[owner] for owner in owners}
+        return self._intern(_union([literal or _NOTHING, *(self.vectors[number] for number in own)]))
 
-    def _intern(self, members: frozenset[int]) -> int:
-        number = self._numbers.setdefault(members, len(self.sets))
-        if number == len(self.sets):
-            self.sets.append(members)
+    def _intern(self, vectors: Vectors) -> int:
+        number = self._numbers.setdefault(_key(vectors), len(self.vectors))
+        if number == len(self.vectors):
+            self.vectors.append(vectors)
+            refuse_too_large(len(self.vectors), self._words)
         return number
 
     def _identities(self, policy: Policy | None) -> dict[int, int]:
@@ -191,31 +224,41 @@ class _OwnTerms:
             for pair in identity.labels.items():
                 with_pair.setdefault(pair, set()).add(index)
         index_of = {identity.name: index for index, identity in enumerate(policy.identities)}
-        named: list[list[int]] = [[] for _ in policy.identities]
-        for term, number in self.term_numbers.items():
+        # By id: the vectors of the same rules are one object.
+        named: list[dict[int, Vectors]] = [{} for _ in policy.identities]
+        looked_at = 0
+        for term, vectors in self._of_selector.items():
             if isinstance(term, Named):
-                named[index_of[term.name]].append(number)
+                named[index_of[term.name]][id(vectors)] = vectors
             elif isinstance(term, Labels):
-                for index in set.intersection(*(with_pair.get(pair, set()) for pair in term.pairs)):
-                    named[index].append(number)
-        return {index: self._intern(frozenset(numbers)) for index, numbers in enumerate(named)}
+                candidates = sorted((with_pair.get(pair, set()) for pair in term.pairs), key=len)
+                looked_at += len(candidates[0])
+                _refuse_too_many(looked_at)
+                for index in candidates[0].intersection(*candidates[1:]):
+                    named[index][id(vectors)] = vectors
+        return {index: self._intern(_union(vectors.values())) for index, vectors in enumerate(named)}
+
+
+def _refuse_too_many(looked_at: int) -> None:
+    if looked_at > MAX_FITTING:
+        message = f"too large: its selectors by label have more than {MAX_FITTING:,} identities to look at"
+        raise PolicyError(message, "say more with fewer labels, or name the identities")
 
 
 @dataclass
 class _Chain:
-    """States a region can be in. State i is state `parents[i]`, further covered by the selectors `added[i]`."""
+    """States a region can be in. State i is state `parents[i]`, further named by `added[i]` (a number of _Own)."""
 
     parents: list[int]
-    added: list[list[Term]]
+    added: list[int]
     world: list[bool]
 
 
 def _states(
-    order: list[Prefix], owners: dict[Prefix, list[int]], parents: list[int], shown: list[int], own: _OwnTerms
+    order: list[Prefix], owners: dict[Prefix, list[int]], parents: list[int], shown: list[int], own: _Own
 ) -> tuple[list[int], _Chain]:
-    """State per prefix. Regions that the same selectors reached by the same way are in the same state."""
-    terms = list(own.term_numbers)
-    chain = _Chain([_ROOT], [[]], [True])
+    """State per prefix. Regions that the same rules reached by the same way are in the same state."""
+    chain = _Chain([_ROOT], [0], [True])
     known: dict[tuple[int, int, bool], int] = {}
     states: list[int] = []
     for index, prefix in enumerate(order):
@@ -229,32 +272,24 @@ def _states(
         state = known.setdefault((outer, added, world), len(chain.parents))
         if state == len(chain.parents):
             chain.parents.append(outer)
-            chain.added.append([terms[number] for number in own.sets[added]])
+            chain.added.append(added)
             chain.world.append(world)
         states.append(state)
     return states, chain
 
 
-def _classes(side: Side, chain: _Chain, words: int) -> tuple[np.ndarray, np.ndarray]:
+def _classes(side: Side, own: _Own, chain: _Chain, words: int) -> tuple[np.ndarray, np.ndarray]:
     """Class per state (uint32), and the vector per class. States whose vectors are equal share a class."""
     refuse_too_large(len(chain.parents), words)
-    covers, spares = _vectors(side.covers, chain), _vectors(side.spares, chain)
+    everywhere = {world: side.everywhere(world=world) for world in (False, True)}
     classes = Classes(words)
-    of_state = [classes.number(cover & ~spare) for cover, spare in zip(covers, spares, strict=True)]
+    inner: list[Vectors] = []
+    of_state = []
+    for state, (parent, added, world) in enumerate(zip(chain.parents, chain.added, chain.world, strict=True)):
+        inner.append(_union([inner[parent], own.vectors[added]]) if state != _ROOT else _NOTHING)
+        cover, spare = _union([inner[state], everywhere[world]])
+        of_state.append(classes.number(cover & ~spare))
     return np.array(of_state, "<u4"), classes.matrix()
-
-
-def _vectors(rules_of: dict[Term, int], chain: _Chain) -> list[int]:
-    """Per state the rules that have one of the selectors which cover it."""
-    inner: list[int] = []
-    for state, (parent, added) in enumerate(zip(chain.parents, chain.added, strict=True)):
-        vector = inner[parent] if state != _ROOT else 0
-        for term in added:
-            vector |= rules_of.get(term, 0)
-        inner.append(vector)
-    everywhere = rules_of.get(Reserved.ANY, 0)
-    world = everywhere | rules_of.get(Reserved.WORLD, 0)
-    return [vector | (world if is_world else everywhere) for vector, is_world in zip(inner, chain.world, strict=True)]
 
 
 def _needed(table: np.ndarray, parents: list[int]) -> np.ndarray:
