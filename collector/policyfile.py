@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from collector.errors import RefusedError
 from policy.compile import compile_policy
 from policy.errors import PolicyError
-from policy.parse import parse
+from policy.parse import parse, read_text
 
 if TYPE_CHECKING:
     from policy.compile import Compiled
@@ -35,9 +35,9 @@ def compile_text(text: str, file: str, host: Sequence[str] = ()) -> "Compiled":
 def read_policy(path: Path) -> str:
     """The file's text. Raises RefusedError."""
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RefusedError(f"{path}: not UTF-8 text (byte {error.start})", "save the file as UTF-8") from error
+        return read_text(path)
+    except PolicyError as error:
+        raise RefusedError(str(error), error.hint) from error
     except OSError as error:
         raise RefusedError(f"{path}: {error.strerror}", "name a readable policy file, or none") from error
 

@@ -5,7 +5,7 @@ class; each class holds the bit vector of rules that match it. Rules are numbere
 set in source & destination & port is the rule that decides: the meaning of a set of rules, by construction.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -109,14 +109,12 @@ class Compiled:
     def check_capacity(self, knobs: Mapping[str, int] | None = None) -> None:
         """Raise PolicyError if a kernel table is too small. `knobs` override schemas.structs.KNOBS by name."""
         sizes, places = self.sizes(), room(knobs)
-        for what, knob in _KNOB_OF.items():
-            needed = sizes[what]
-            if needed > places[what]:
-                enough = (needed + 63) // 64 * 64 * (2 if knob == "PREFIXES_MAX" else 1)
-                told = f"{needed:,} {what.replace('_', ' ')}"
+        for what in _KNOB_OF:
+            if sizes[what] > places[what]:
+                told = f"{sizes[what]:,} {what.replace('_', ' ')}"
                 message = f"the policy needs {told}, the kernel table has room for {places[what]:,}"
-                hint = f"start the collector with {knob} of {enough} or more (it is {_limits(knobs)[knob]})"
-                raise PolicyError(message, hint)
+                needs = ((knob, sizes[of] * _times(knob)) for of, knob in _KNOB_OF.items())
+                raise PolicyError(message, hint_to_enlarge(needs, knobs))
 
 
 def room(knobs: Mapping[str, int] | None = None) -> dict[str, int]:
@@ -125,7 +123,23 @@ def room(knobs: Mapping[str, int] | None = None) -> dict[str, int]:
     PREFIXES_MAX holds two policies during a change, so one may have half of it.
     """
     limits = _limits(knobs)
-    return {what: limits[knob] // (2 if knob == "PREFIXES_MAX" else 1) for what, knob in _KNOB_OF.items()}
+    return {what: limits[knob] // _times(knob) for what, knob in _KNOB_OF.items()}
+
+
+def hint_to_enlarge(needs: Iterable[tuple[str, int]], knobs: Mapping[str, int] | None = None) -> str:
+    """What to set so that `needs` (knob, how much of it) fit; `knobs` override schemas.structs.KNOBS by name."""
+    limits, enough = _limits(knobs), dict[str, int]()
+    for knob, needed in needs:
+        if needed > limits[knob]:
+            enough[knob] = max(enough.get(knob, 0), (needed + 63) // 64 * 64)
+    told = " and ".join(f"{knob} = {n}" for knob, n in enough.items())
+    now = " and ".join(f"{limits[knob]:,}" for knob in enough)
+    return f"set {told} under [knobs] in the settings ({now} now), and start the collector anew"
+
+
+def _times(knob: str) -> int:
+    """Policies in a table during a change: vectors have two slots, prefixes share one table."""
+    return 2 if knob == "PREFIXES_MAX" else 1
 
 
 def _limits(knobs: Mapping[str, int] | None) -> dict[str, int]:

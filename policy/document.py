@@ -100,10 +100,15 @@ def _check_text(text: str) -> None:
     if (bad := _FORBIDDEN.search(text)) is not None:
         _fail_at(text, bad.start(), f"character U+{ord(bad[0]):04X} is not allowed", "a policy is plain text in UTF-8")
     if len(text) > MAX_BYTES or len(text.encode()) > MAX_BYTES:
-        limit = f"{MAX_BYTES >> 20} MiB"
-        raise PolicyError(f"larger than {limit}", "name large groups of addresses by CIDR", line=1, column=1)
+        refuse_too_large()
     if (directive := _DIRECTIVE.search(text)) is not None:
         _fail_at(text, directive.start(), "YAML directives (%…) are not part of the language", "take the line out")
+
+
+def refuse_too_large() -> NoReturn:
+    """Raise the PolicyError of a file of more than MAX_BYTES."""
+    hint = "name large groups of addresses by CIDR"
+    raise PolicyError(f"larger than {MAX_BYTES >> 20} MiB", hint, line=1, column=1)
 
 
 def _fail_at(text: str, offset: int, message: str, hint: str) -> NoReturn:

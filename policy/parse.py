@@ -13,7 +13,17 @@ from typing import NamedTuple, TypeVar
 
 from policy import words
 from policy.builtin import BUILTINS, IDENTITY_NAMES, RULE_NAMES
-from policy.document import MAX_BYTES, Mapping, Node, Scalar, Sequence, fail, quoted, read_document
+from policy.document import (
+    MAX_BYTES,
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+    fail,
+    quoted,
+    read_document,
+    refuse_too_large,
+)
 from policy.errors import PolicyError
 from policy.model import (
     Identity,
@@ -58,24 +68,25 @@ class _Known(NamedTuple):
     labels: dict[str, set[str]]
 
 
-def read(path: Path) -> Policy:
-    """The policy in the file `path`. Raises PolicyError, also if it cannot be read."""
+def read_text(path: Path) -> str:
+    """The text of the policy file `path`, for `parse`. Raises OSError, and PolicyError for what is not text."""
+    with path.open("rb") as file:
+        return decode(file.read(MAX_BYTES + 1), str(path))
+
+
+def decode(raw: bytes, file: str) -> str:
+    """The text of a policy's bytes, of which those behind MAX_BYTES + 1 are not needed. Raises PolicyError."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise PolicyError(
-            f"cannot be read: {error.strerror}", "check the path and its permissions", str(path)
-        ) from None
-    try:
-        text = raw.decode()
+        if len(raw) > MAX_BYTES:
+            refuse_too_large()
+        return raw.decode()
     except UnicodeDecodeError as error:
-        if len(raw) <= MAX_BYTES:
-            line_start = raw.rfind(b"\n", 0, error.start) + 1
-            line, column = raw.count(b"\n", 0, error.start) + 1, error.start - line_start + 1
-            raise PolicyError("not UTF-8 text", "save it as UTF-8", str(path), line, column) from None
-        text = " " * (MAX_BYTES + 1)  # cut inside a character; `parse` says that it is too large
-    return parse(text, str(path))
+        line_start = raw.rfind(b"\n", 0, error.start) + 1
+        line, column = raw.count(b"\n", 0, error.start) + 1, len(raw[line_start : error.start].decode()) + 1
+        raise PolicyError("not UTF-8 text", "save it as UTF-8", file, line, column) from None
+    except PolicyError as error:
+        error.file = file
+        raise
 
 
 def parse(text: str, file: str = "policy.yaml") -> Policy:

@@ -7,10 +7,17 @@ import numpy as np
 from schemas.codes import Decision, Reason, RuleId
 
 
+def summary(matrix: np.ndarray) -> np.ndarray:
+    """Of a matrix of Compiled: uint64[classes, ⌈words / 64⌉]; bit i of word b says that word 64·b + i is not zero."""
+    classes, words = matrix.shape
+    used = np.zeros((classes, (words + 63) // 64 * 64), bool)
+    used[:, :words] = matrix != 0
+    return np.packbits(used, axis=1, bitorder="little").view("<u8")
+
+
 @dataclass(frozen=True)
 class ClassVectors:
-    """One matrix of uint64[classes, words]. `flat`: row after row. `summary`: uint64[blocks, classes], where bit i of
-    block b says that word 64·b + i is not zero."""
+    """One matrix of uint64[classes, words]. `flat`: row after row. `summary`: uint64[blocks, classes]."""
 
     flat: np.ndarray
     summary: np.ndarray
@@ -23,12 +30,7 @@ class ClassVectors:
     @classmethod
     def of(cls, matrix: np.ndarray) -> "ClassVectors":
         """From a matrix of Compiled."""
-        classes, words = matrix.shape
-        blocks = (words + 63) // 64
-        used = np.zeros((classes, blocks * 64), bool)
-        used[:, :words] = matrix != 0
-        summary = np.packbits(used, axis=1, bitorder="little").view("<u8")
-        return cls(np.ascontiguousarray(matrix).ravel(), np.ascontiguousarray(summary.T))
+        return cls(np.ascontiguousarray(matrix).ravel(), np.ascontiguousarray(summary(matrix).T))
 
 
 @dataclass(frozen=True)

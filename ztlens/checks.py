@@ -5,7 +5,6 @@ from pathlib import Path
 from ztlens.config import Settings, split_interface
 from ztlens.down import pinned
 from ztlens.errors import BadInput, Missing
-from ztlens.lookup import read_policy
 
 
 def before_start(settings: Settings, command: str) -> None:
@@ -17,9 +16,9 @@ def before_start(settings: Settings, command: str) -> None:
     policy: Path | None = settings["policy"]
     if policy is not None:
         from policy.compile import compile_policy
-        from policy.parse import parse
+        from policy.parse import parse, read_text
 
-        compile_policy(parse(read_policy(policy), str(policy)))
+        compile_policy(parse(read_text(policy), str(policy)))
     if missing_capabilities():
         raise Missing(f"ztlens {command} needs root: it loads programs into the kernel", "run it with sudo")
     if not pinned(settings):  # else what runs goes on with the interfaces that are there

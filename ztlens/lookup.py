@@ -1,10 +1,10 @@
-"""Whom a command asks: the history (the running sink's, else the file), the collector, a policy file."""
+"""Whom a command asks: the history (the running sink's, else the file), the collector."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ztlens.config import Settings
-from ztlens.errors import BadInput, Missing
+from ztlens.errors import Missing
 
 if TYPE_CHECKING:
     import pyarrow
@@ -44,14 +44,6 @@ def ask(settings: Settings, sql: str, source: Path | None = None) -> "pyarrow.Ta
     """The answer to one statement."""
     with history(settings, source) as found:
         return found.sql(sql)
-
-
-def read_policy(path: Path) -> str:
-    """The text of a policy file. Raises OSError, and BadInput for what is not text."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text (byte {error.start})", "a policy is a YAML file") from error
 
 
 def collector_request(run_dir: Path, op: str, **arguments: Any) -> Any:

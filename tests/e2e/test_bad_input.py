@@ -125,7 +125,7 @@ def closed(one: Installation, collector: Process, sink: Process) -> dict[str, in
         (["--nats", "http://127.0.0.1:1"], 2, "'http://127.0.0.1:1' is not a NATS URL", "write nats://host:4222"),
         (["--policy", "/nowhere.yaml"], 2, "/nowhere.yaml: No such file or directory", "check the name"),
         (["--policy", "/proc"], 2, "/proc: Is a directory", "check the name"),
-        (["--policy", "/bin/true"], 2, "/bin/true is not UTF-8 text .*", "a policy is a YAML file"),
+        (["--policy", "/bin/true"], 2, r"/bin/true:\d+:\d+: not UTF-8 text", "save it as UTF-8"),
         (["--policy", "broken"], 2, r".*/broken:3:\d+: `action`: expected allow or deny, found 'maybe'", HINT),
         (["--policy", "yaml"], 2, r".*/yaml:3:1: not valid YAML: .*", "check indentation, colons and brackets .*"),
     ],

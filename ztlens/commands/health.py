@@ -247,12 +247,11 @@ def _decides(settings: Settings) -> list[dict[str, Any]]:
 
 def _policy_file(settings: Settings) -> dict[str, Any]:
     from policy.compile import compile_policy, room
-    from policy.parse import parse
-    from ztlens.lookup import read_policy
+    from policy.parse import parse, read_text
 
     file = Path(settings["policy"])
     try:
-        compiled = compile_policy(parse(read_policy(file), str(file)))
+        compiled = compile_policy(parse(read_text(file), str(file)))
         compiled.check_capacity(settings["knobs"])
     except Exception as error:
         told = explain(error)

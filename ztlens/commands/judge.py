@@ -29,12 +29,11 @@ def judge(
     if mode not in ("monitor", "enforce"):
         raise BadInput(f"{mode!r} is not a mode", "monitor or enforce")
     from policy.compile import compile_policy
-    from policy.parse import parse
+    from policy.parse import parse, read_text
     from schemas.codes import Mode
     from ztlens import judging
-    from ztlens.lookup import read_policy
 
-    compiled = compile_policy(parse(read_policy(policy), str(policy)))
+    compiled = compile_policy(parse(read_text(policy), str(policy)))
     lines = judging.judge(file, compiled, Mode[mode.upper()])
     if output == "table":
         show.table(judging.FIELDS, (list(line.values()) for line in lines))

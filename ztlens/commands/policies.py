@@ -14,7 +14,7 @@ from ztlens.command import installation
 from ztlens.commands.history import check_output
 from ztlens.config import Settings
 from ztlens.errors import NO, BadInput, Missing, explain
-from ztlens.lookup import collector_request, read_policy
+from ztlens.lookup import collector_request
 
 if TYPE_CHECKING:
     from policy.compile import Compiled
@@ -37,10 +37,13 @@ def add(policy: typer.Typer) -> None:
 
 
 def read(file: Path) -> tuple[str, str]:
-    """(text, name) of a policy file."""
+    """(text, name) of a policy file. Raises OSError, and PolicyError for what is not text."""
+    from policy.document import MAX_BYTES
+    from policy.parse import decode, read_text
+
     if str(file) == "-":
-        return sys.stdin.read(), "stdin"
-    return read_policy(file), str(file)
+        return decode(sys.stdin.buffer.read(MAX_BYTES + 1), "stdin"), "stdin"
+    return read_text(file), str(file)
 
 
 def load(settings: Settings, source: str, host: Sequence[str] = ()) -> "Compiled":
@@ -89,9 +92,9 @@ def check(
     from policy.parse import parse
     from schemas.codes import word
 
-    text, name = read(file)
+    name = "stdin" if str(file) == "-" else str(file)
     try:
-        policy = parse(text, name)
+        policy = parse(*read(file))
         compiled = compile_policy(policy)
         compiled.check_capacity(settings["knobs"])
         warnings = warnings_of(compiled)

@@ -98,7 +98,7 @@ CASES: list[tuple[str, int]] = [
     ("policy nonsense", USAGE),
     ("policy check", USAGE),
     ("policy check none.yaml", USAGE),
-    ("policy check binary.yaml", USAGE),
+    ("policy check binary.yaml", 1),
     ("policy check .", USAGE),
     ("policy check -o xml good.yaml", USAGE),
     ("policy check broken.yaml", 1),
