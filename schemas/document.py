@@ -74,7 +74,8 @@ def schema_md() -> str:
                 (f"`{subjects.ALL_REPLAY[:-1]}<session>.<verdicts|live|policy>.…`",
                  "`ztlens replay`: recorded verdicts, maps and policy records once more, each with the key `replay`; "
                  "behind the kind as live", "–"),
-                (f"`{subjects.ALL_REPLAY[:-1]}<session>.progress`", "ReplayRecord, each second and at the end", "–"),
+                (f"`{subjects.ALL_REPLAY[:-1]}<session>.progress.<node>`", "ReplayRecord, each second and at the end",
+                 "–"),
             ],
         ),
         "## Streams", "",

@@ -67,9 +67,20 @@ def replay(session: str, subject: str) -> str:
     return f"{PREFIX}.replay.v1.{token(session)}.{kind}.{rest}"
 
 
-def replay_progress(session: str) -> str:
-    """How far a replay is (`schemas.messages.ReplayRecord`), each second and at its end; core NATS."""
-    return f"{PREFIX}.replay.v1.{token(session)}.progress"
+def replay_progress(session: str, node: str) -> str:
+    """How far the replay that `node` sends is (`schemas.messages.ReplayRecord`), each second and at its end."""
+    return replay(session, f"{PREFIX}.progress.v1.{token(node)}")
+
+
+def replay_whole(session: str) -> str:
+    """All batches, policy records and progress of a replay, in order on one subscription; no maps."""
+    return f"{PREFIX}.replay.v1.{token(session)}.*.*"
+
+
+def kind(subject: str) -> str:
+    """What a subject carries, live or replayed: `verdicts`, `policy`, `loss`, `live`, `dead`, `progress`."""
+    _, first, _, *rest = subject.split(".")
+    return rest[1] if first == "replay" else first
 
 
 def dead(reason: str) -> str:

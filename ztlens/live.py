@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from schemas import envelope, messages, subjects
 from schemas.errors import SchemaError
-from schemas.messages import PolicyRecord
+from schemas.messages import PolicyRecord, ReplayRecord
 from ztlens import nats, show
 from ztlens.verdicts import Row, select
 
@@ -23,7 +23,9 @@ Write = Callable[[Sequence[Row]], None]
 Before = Callable[[], Awaitable[list[Row]]]
 Message = tuple[str, bytes]
 """Subject and data."""
+Queue = asyncio.Queue[Message]
 
+LIVE = (subjects.ALL_POLICY, subjects.ALL_VERDICTS)
 AT_ONCE = 64
 """Messages put into one transaction, when so many wait."""
 BACKLOG = 64 << 20
@@ -34,33 +36,41 @@ REVISIONS = 16
 """Policy records kept for each ring, to name rules and identities in a fresh database."""
 
 
-async def follow(url: str, predicate: str, write: Write, before: Before | None = None) -> None:
+async def follow(
+    url: str, predicate: str, write: Write, before: Before | None = None, wanted: Sequence[str] = LIVE
+) -> None:
     """Call `write` with the rows that `predicate` keeps, batch by batch, each oldest first; until cancelled.
 
-    `before` is asked for recorded rows once nothing new can be missed; none is written twice. Raises Missing when NATS
-    is not there at the start, duckdb.Error for a predicate that DuckDB does not take.
+    `before` is asked for recorded rows once nothing new can be missed; none is written twice. `wanted` are subjects;
+    those of a replay (`subjects.replay_whole`) end with it. Raises Missing when NATS is not there at the start,
+    duckdb.Error for a predicate that DuckDB does not take.
     """
     await nats.check(url)
     follower = await asyncio.to_thread(Follower, predicate)
     client = await _connect(url)
     try:
-        queue: asyncio.Queue[Message] = asyncio.Queue(AT_ONCE)
-        await _subscribe(client, queue)
-        known = [(subjects.policy(""), data) for data in await _policy_records(client)]
+        queue: Queue = asyncio.Queue(AT_ONCE)
+        await _subscribe(client, queue, wanted)
+        known = [(subjects.policy(""), data) for data in await policy_records(client)]
         await asyncio.to_thread(follower.take, known)
         if before is not None:
             recorded = await before()
             follower.shown = {(row["ring"], row["position"]) for row in recorded}
             write(recorded)
-        while True:
-            waiting = [await queue.get()]
-            while len(waiting) < AT_ONCE and not queue.empty():
-                waiting.append(queue.get_nowait())
-            rows = await asyncio.to_thread(follower.take, waiting)
-            if rows:
-                write(rows)
+        await _show(queue, follower, write)
     finally:
         await client.close()
+
+
+async def _show(queue: Queue, follower: "Follower", write: Write) -> None:
+    """Until a replay ends, if it is one."""
+    while not follower.ended:
+        waiting = [await queue.get()]
+        while len(waiting) < AT_ONCE and not queue.empty():
+            waiting.append(queue.get_nowait())
+        rows = await asyncio.to_thread(follower.take, waiting)
+        if rows:
+            write(rows)
 
 
 class Follower:
@@ -68,6 +78,8 @@ class Follower:
 
     def __init__(self, predicate: str) -> None:
         self.shown: set[tuple[str, int]] = set()
+        self.ended = False
+        """The replay said that it is over."""
         self._sql = select(predicate)
         self._policies: dict[tuple[str, str], dict[int, PolicyRecord]] = {}
         self._bad = 0
@@ -95,8 +107,11 @@ class Follower:
         commit = Commit()
         for subject, data in waiting:
             try:
-                if subject.startswith(f"{subjects.PREFIX}.policy."):
+                kind = subjects.kind(subject)
+                if kind == "policy":
                     commit.records.append(self._remembered(messages.decode(data, PolicyRecord)))
+                elif kind == "progress":
+                    self.ended |= messages.decode(data, ReplayRecord).done
                 else:
                     commit.batches.append(prepare(envelope.decode(data)))
             except SchemaError as error:
@@ -144,18 +159,18 @@ async def _connect(url: str) -> "Client":
     return client
 
 
-async def _subscribe(client: "Client", queue: "asyncio.Queue[Message]") -> None:
+async def _subscribe(client: "Client", queue: Queue, wanted: Sequence[str]) -> None:
     from nats.aio.msg import Msg
 
     async def keep(message: Msg) -> None:
         await queue.put((message.subject, message.data))  # full: nats-py keeps up to BACKLOG, then drops and says so
 
-    for subject in (subjects.ALL_POLICY, subjects.ALL_VERDICTS):
+    for subject in wanted:
         await client.subscribe(subject, cb=keep, pending_bytes_limit=BACKLOG)
     await client.flush()
 
 
-async def _policy_records(client: "Client") -> list[bytes]:
+async def policy_records(client: "Client") -> list[bytes]:
     """What every node has in force and had before, with rules and identities by name. None where no stream is yet."""
     import nats.errors
     import nats.js.errors

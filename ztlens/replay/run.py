@@ -1,0 +1,125 @@
+"""From windows to an output by the schedule, and what it came to."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.messages import ReplayRecord
+from ztlens import times
+from ztlens.replay.publish import Output
+from ztlens.replay.schedule import MAX, Schedule
+from ztlens.replay.windows import Window
+
+TOGETHER = 0.002
+"""Seconds of the replay that go out at once: less than what a timer is worth, and batches stay batches."""
+PROGRESS = 1.0
+"""Seconds between two progress records."""
+
+
+@dataclass
+class Totals:
+    """What was sent so far. Stamps in ns since 1970 UTC, 0: none yet."""
+
+    verdicts: int = 0
+    first: int = 0
+    last: int = 0
+    begun: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Sent just now, in the order of time."""
+        self.verdicts += len(rows)
+        self.first = self.first or int(rows["time"][0])
+        self.last = max(self.last, int(rows["time"][-1]))
+
+
+class Replay:
+    """One session: `run` it once; its counts stay when it was cancelled or failed."""
+
+    def __init__(self, session: str, schedule: Schedule, output: Output) -> None:
+        self.totals = Totals()
+        self._session = session
+        self._schedule = schedule
+        self._output = output
+
+    async def run(self, windows: AsyncIterator[Window]) -> None:
+        """Send all of `windows`. Raises what reading and sending raise."""
+        totals, factor = self.totals, self._schedule.factor
+        span = None if factor == MAX else max(1, round(TOGETHER * factor * 1e9))
+        totals.begun = time.monotonic()
+        try:
+            async for window in ahead(windows):
+                await self._output.learn(window)
+                for part in parts(window, span):
+                    due = self._schedule.due(int(part.rows["time"][0]))
+                    await self._schedule.wait(due)
+                    await self._output.send(part, due)
+                    totals.add(part.rows)
+        finally:
+            totals.seconds = time.monotonic() - totals.begun
+
+    def record(self, *, done: bool = False) -> ReplayRecord:
+        """How far it is."""
+        return ReplayRecord(
+            v=1, replay=self._session, speed=self._schedule.factor, verdicts=self.totals.verdicts,
+            first=self.totals.first, last=self.totals.last, live_sent=self._output.live_sent,
+            live_capped=self._output.live_capped, late=self._schedule.late, done=done,
+        )  # fmt: skip
+
+    async def tell(self, progress: Callable[[ReplayRecord], Awaitable[None]]) -> None:
+        """Call `progress` each second, until cancelled."""
+        while True:
+            await asyncio.sleep(PROGRESS)
+            await progress(self.record())
+
+    def summary(self) -> str:
+        """One line for people."""
+        totals, record = self.totals, self.record()
+        if not totals.verdicts:
+            return "replayed nothing: no recorded verdict is what was asked for"
+        rate = totals.verdicts / max(1e-9, totals.seconds)
+        text = (
+            f"replayed {totals.verdicts:,} verdicts of {times.rfc3339(totals.first)} to {times.rfc3339(totals.last)}"
+            f" in {totals.seconds:,.1f} s ({rate:,.0f}/s), {record.late:,} late"
+        )
+        if record.live_sent or record.live_capped:
+            text += f"; live subjects: {record.live_sent:,} sent, {record.live_capped:,} held back"
+        return text
+
+
+def parts(window: Window, span: int | None) -> Iterator[Window]:
+    """Stretches of a window that go out together: `span` ns from the first stamp of each, all of it if None."""
+    if span is None:
+        yield window
+        return
+    stamps = window.rows["time"].astype("i8")
+    at = 0
+    while at < len(stamps):
+        past = int(np.searchsorted(stamps, stamps[at] + span))
+        yield window.part(at, past)
+        at = past
+
+
+async def threaded(windows: Iterable[Window]) -> AsyncIterator[Window]:
+    """What blocks, read in a thread."""
+    iterator = iter(windows)
+    while (window := await asyncio.to_thread(next, iterator, None)) is not None:
+        yield window
+
+
+async def ahead(windows: AsyncIterator[Window]) -> AsyncIterator[Window]:
+    """The same windows; the next one is being read while one is used."""
+    iterator = aiter(windows)
+    reading = asyncio.ensure_future(anext(iterator, None))
+    try:
+        while (window := await reading) is not None:
+            reading = asyncio.ensure_future(anext(iterator, None))
+            yield window
+    finally:
+        reading.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await reading

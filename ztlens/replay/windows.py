@@ -1,0 +1,185 @@
+"""History in the order of its stamps, a window at a time: memory is that of a few windows, however long the history.
+
+A window is a stretch of time. How long it is follows from how many verdicts the one before held, and how long the
+question took; one that holds far too many is cut and asked again.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from schemas.codes import IdentityId, RuleId
+from schemas.messages import IdentityInfo, PolicyRecord, RuleInfo
+from schemas.present import reserved_identity, reserved_rule
+from schemas.tables import VERDICT_COLUMNS
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from sink.client import History
+
+TARGET = 100_000
+"""Verdicts a window should hold."""
+MOST = 4 * TARGET
+"""Verdicts a window may hold; more only if one nanosecond does."""
+GROWTH = 8
+SLOW = 1.0
+"""Seconds a question may take before windows shrink."""
+REVISIONS = 64
+"""Revisions whose names are kept; others are asked for again."""
+
+RingKey = tuple[str, str]
+"""Node and ring."""
+_COLUMNS = ", ".join(f"s.{name}" for name, _ in VERDICT_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Verdicts in the order of time, node, ring, position.
+
+    `rows` of schemas.verdict.DTYPE, shape (n,), with `time` in ns since 1970 UTC; `positions` u8, in bytes of the ring;
+    `ring` u4, index into `rings`. `policies`: the names behind the numbers of these rows.
+    """
+
+    rows: np.ndarray
+    positions: np.ndarray
+    ring: np.ndarray
+    rings: dict[int, RingKey]
+    policies: list[PolicyRecord] = field(default_factory=list)
+
+    def part(self, first: int, past: int) -> "Window":
+        """Rows [first, past)."""
+        cut = slice(first, past)
+        return replace(self, rows=self.rows[cut], positions=self.positions[cut], ring=self.ring[cut])
+
+
+class Names:
+    """schemas.present.Names of one ring."""
+
+    def __init__(self) -> None:
+        self._rules: dict[tuple[int, int], str] = {}
+        self._identities: dict[tuple[int, int], str] = {}
+
+    @staticmethod
+    def by_ring(policies: list[PolicyRecord]) -> dict[RingKey, "Names"]:
+        """Of each ring that a record is about."""
+        out: dict[RingKey, Names] = {}
+        for record in policies:
+            names = out.setdefault((record.node, record.ring), Names())
+            names._rules.update({(record.revision, rule.id): rule.name for rule in record.rules})
+            names._identities.update({(record.revision, one.id): one.name for one in record.identities})
+        return out
+
+    def rule(self, revision: int, number: int) -> str | None:
+        return reserved_rule(number) if number < RuleId.FIRST else self._rules.get((revision, number))
+
+    def identity(self, revision: int, number: int) -> str | None:
+        if number < IdentityId.FIRST:
+            return reserved_identity(number)
+        return self._identities.get((revision, number))
+
+
+class Reader:
+    """Windows of what satisfies `predicate` over the view `verdicts`. Not thread-safe."""
+
+    def __init__(self, history: "History", predicate: str = "TRUE") -> None:
+        self._history = history
+        self._predicate = predicate
+        self._rings: dict[int, RingKey] = {}
+        self._policies: OrderedDict[tuple[int, int], PolicyRecord | None] = OrderedDict()
+
+    def windows(self, since: int | None = None, until: int | None = None) -> Iterator[Window]:
+        """From `since`, before `until` (ns since 1970 UTC), up to the newest there is now. Raises SinkError."""
+        bounds = self._one(
+            "SELECT epoch_ns(min(time)) AS first, epoch_ns(max(time)) AS last, count(*) AS n FROM store.verdicts AS s"
+            f" WHERE {_between(since, until)}"
+        )
+        if not bounds["n"]:
+            return
+        at, end = int(bounds["first"]), int(bounds["last"]) + 1
+        width = max(1, (end - at) * TARGET // int(bounds["n"]))
+        while at < end:
+            past = min(end, at + width)
+            begun = time.monotonic()
+            found = self._history.sql(self._question(at, past))
+            n, seconds = found.num_rows, time.monotonic() - begun
+            if n > MOST and past - at > 1:
+                width = max(1, (past - at) // 4)
+                continue
+            if n:
+                yield self._window(found)
+            grow = min(GROWTH, TARGET / max(1, n), SLOW / max(1e-9, seconds))
+            width = max(1, int((past - at) * max(1 / GROWTH, grow)))
+            at = past
+
+    def _question(self, at: int, past: int) -> str:
+        span = _between(at, past)
+        limit = f" LIMIT {MOST + 1}" if past - at > 1 else ""
+        if self._predicate == "TRUE":
+            return f"SELECT {_COLUMNS} FROM store.verdicts AS s WHERE {span}{limit}"
+        return f"""SELECT {_COLUMNS} FROM store.verdicts AS s WHERE {span} AND (s.ring, s.position) IN (
+            SELECT r.id, w.position FROM (
+                SELECT node, ring, position FROM verdicts WHERE {_between(at, past, "")} AND ({self._predicate})
+            ) AS w JOIN store.rings AS r ON r.node = w.node AND r.ring = w.ring){limit}"""
+
+    def _window(self, found: "pyarrow.Table") -> Window:
+        from sink.store.rows import wire_rows
+
+        ring, positions = found["ring"].to_numpy(), found["position"].to_numpy()
+        present = np.unique(ring).tolist()
+        if not self._rings.keys() >= set(present):
+            table = self._history.sql("SELECT id, node, ring FROM store.rings")
+            self._rings = {row["id"]: (row["node"], row["ring"]) for row in table.to_pylist()}
+        rows = wire_rows(found)
+        by_name = sorted(self._rings, key=self._rings.__getitem__)
+        rank = np.zeros(max(by_name) + 1, "u4")
+        rank[by_name] = np.arange(len(by_name))
+        order = np.lexsort((positions, rank[ring], rows["time"]))
+        pairs = np.unique(ring.astype("u8") << np.uint64(32) | rows["revision"]).tolist()
+        policies = [found for pair in pairs if (found := self._policy(pair >> 32, pair & 0xFFFFFFFF))]
+        return Window(rows[order], positions[order], ring[order], {i: self._rings[i] for i in present}, policies)
+
+    def _policy(self, ring: int, revision: int) -> PolicyRecord | None:
+        """A revision of a ring with its names; None if nothing was ever recorded of it."""
+        key = ring, revision
+        if key in self._policies:
+            self._policies.move_to_end(key)
+        else:
+            self._policies[key] = self._asked(ring, revision)
+            while len(self._policies) > REVISIONS:
+                self._policies.popitem(last=False)
+        return self._policies[key]
+
+    def _asked(self, ring: int, revision: int) -> PolicyRecord | None:
+        of_revision = f"ring = {ring} AND revision = {revision}"
+        rules = self._history.sql(f"SELECT id, name, action, report_only, text FROM store.rules WHERE {of_revision}")
+        identities = self._history.sql(f"SELECT id, name, labels, addresses FROM store.identities WHERE {of_revision}")
+        record = self._one(
+            f"""SELECT min(epoch_ns(time)) AS time, arg_min(mode, time) AS mode, arg_min("default", time) AS "default",
+            arg_min(hash, time) AS hash, arg_min(yaml, time) AS yaml, arg_min(who, time) AS who
+            FROM store.policy WHERE {of_revision} AND kind IN ('start', 'revision')"""
+        )
+        if record["time"] is None and not rules.num_rows and not identities.num_rows:
+            return None
+        node, name = self._rings[ring]
+        known: dict[str, Any] = {"time": 0, "mode": ""} | {k: v for k, v in record.items() if v is not None}
+        return PolicyRecord(
+            v=1, kind="revision", node=node, ring=name, revision=revision,
+            rules=[RuleInfo(**row) for row in rules.to_pylist()],
+            identities=[IdentityInfo(**row) for row in identities.to_pylist(maps_as_pydicts="lossy")],
+            **known,
+        )  # fmt: skip
+
+    def _one(self, sql: str) -> dict[str, Any]:
+        row: dict[str, Any] = self._history.sql(sql).to_pylist()[0]
+        return row
+
+
+def _between(since: int | None, until: int | None, table: str = "s.") -> str:
+    bounds = [f"{table}time >= make_timestamp_ns({since})"] if since is not None else []
+    bounds += [f"{table}time < make_timestamp_ns({until})"] if until is not None else []
+    return " AND ".join(bounds) or "TRUE"
