@@ -11,10 +11,7 @@ BPF_F_TABLE("hash", struct flow_key, struct flow, flows, FLOWS_MAX, 0);
 BPF_F_TABLE("lpm_trie", struct ipcache_key, struct ipcache, ipcache, PREFIXES_MAX, BPF_F_NO_PREALLOC);
 /* slot, port group, port → port class: direct index, no search */
 BPF_F_TABLE("array", u32, u32, ports, 2 * PORTS_PER_SLOT, BPF_F_MMAPABLE);
-/* slot, class → bit vector over rules, in order of credit */
-struct vector {
-	u64 words[RULES_MAX / 64];
-};
+/* slot, class → bit vector over rules, in order of credit, and its summary */
 BPF_F_TABLE("array", u32, struct vector, source_rules, 2 * CLASSES_MAX, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct vector, destination_rules, 2 * CLASSES_MAX, BPF_F_MMAPABLE);
 BPF_F_TABLE("array", u32, struct vector, port_rules, 2 * CLASSES_MAX, BPF_F_MMAPABLE);
@@ -66,19 +63,19 @@ static __always_inline u32 *ports_lookup(u32 at)
 	return ports.lookup(&at);
 }
 
-static __always_inline u64 *source_rules_lookup(u32 at)
+static __always_inline struct vector *source_rules_lookup(u32 at)
 {
-	return (u64 *)source_rules.lookup(&at);
+	return source_rules.lookup(&at);
 }
 
-static __always_inline u64 *destination_rules_lookup(u32 at)
+static __always_inline struct vector *destination_rules_lookup(u32 at)
 {
-	return (u64 *)destination_rules.lookup(&at);
+	return destination_rules.lookup(&at);
 }
 
-static __always_inline u64 *port_rules_lookup(u32 at)
+static __always_inline struct vector *port_rules_lookup(u32 at)
 {
-	return (u64 *)port_rules.lookup(&at);
+	return port_rules.lookup(&at);
 }
 
 static __always_inline struct rule *rules_lookup(u32 at)
@@ -232,12 +229,12 @@ int mark(struct xdp_md *ctx)
 {
 	struct scratch *s = scratch_lookup(0);
 
-	return s ? sweep_mark((void *)(long)ctx->data, (void *)(long)ctx->data_end, clock_coarse(s)) : 0;
+	return s ? sweep((void *)(long)ctx->data, (void *)(long)ctx->data_end, clock_coarse(s), 0) : 0;
 }
 
 int reap(struct xdp_md *ctx)
 {
 	struct scratch *s = scratch_lookup(0);
 
-	return s ? sweep_reap((void *)(long)ctx->data, (void *)(long)ctx->data_end, clock_coarse(s)) : 0;
+	return s ? sweep((void *)(long)ctx->data, (void *)(long)ctx->data_end, clock_coarse(s), 1) : 0;
 }

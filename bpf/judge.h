@@ -1,5 +1,6 @@
 /* From a tuple to a verdict: built-in rules, then the first rule whose vectors of source, destination and port class
- * all have its bit (rules are numbered in order of credit), then the default.
+ * all have its bit (rules are numbered in order of credit), then the default. A vector begins with its summary, a bit
+ * for each word of 64 rules that is not empty: only words that three summaries name are looked at.
  *
  *	judge(answer, packet, epoch, ways)	→ fills the answer
  *
@@ -90,6 +91,29 @@ static __always_inline u32 lowest_bit(u64 word)
 	return (below * 0x0101010101010101ULL) >> 56;
 }
 
+/* Number of the first rule that all three vectors hold; RULES_MAX: none. `words` of each are in use. */
+static __always_inline u32 first_rule(const struct vector *a, const struct vector *b, const struct vector *c, u32 words)
+{
+#pragma clang loop unroll(disable)
+	for (u32 block = 0; block < SUMMARY_WORDS && block * 64 < words; block++) {
+		u64 left = a->summary[block] & b->summary[block] & c->summary[block]; /* words still to be looked at */
+
+#pragma clang loop unroll(disable)
+		for (u32 step = 0; step < 64 && left; step++) {
+			/* u64: of a u32 the compiler would test one copy and use another, unbounded to the verifier. */
+			u64 word = block * 64 + lowest_bit(left), hit;
+
+			if (word >= RULES_MAX / 64)
+				break;
+			hit = a->words[word] & b->words[word] & c->words[word];
+			if (hit)
+				return word * 64 + lowest_bit(hit);
+			left &= left - 1;
+		}
+	}
+	return RULES_MAX;
+}
+
 static __always_inline void classify(const struct address *a, u8 slot, u8 family, struct ipcache *found)
 {
 	struct ipcache_key key = {.prefixlen = 32 + 128, .slot = slot, .family = family};
@@ -131,9 +155,10 @@ static __always_inline void judge(struct answer *answer, const struct packet *p,
 	}
 #pragma clang loop unroll(disable)
 	for (u32 way = 0; way < 2; way++) {
-		u32 reversed = way, from, to, *port, word = 0;
-		u64 hit = 0, *by_source, *by_destination, *by_port, verdict;
+		u32 reversed = way, from, to, *port;
+		struct vector *by_source, *by_destination, *by_port;
 		struct rule *found;
+		u64 verdict;
 
 		if (!(ways & (way ? WAY_REVERSED : WAY_FORWARD)))
 			continue;
@@ -148,16 +173,8 @@ static __always_inline void judge(struct answer *answer, const struct packet *p,
 		by_port = port_rules_lookup(slot * CLASSES_MAX + *port);
 		if (!by_source || !by_destination || !by_port)
 			return;
-#pragma clang loop unroll(disable)
-		for (word = 0; word < RULES_MAX / 64; word++) {
-			if (word >= s->words)
-				break;
-			hit = by_source[word] & by_destination[word] & by_port[word];
-			if (hit)
-				break;
-		}
-		if (hit) {
-			rule = word * 64 + lowest_bit(hit);
+		rule = first_rule(by_source, by_destination, by_port, s->words);
+		if (rule < RULES_MAX) {
 			found = rules_lookup(slot * RULES_MAX + rule);
 			if (!found)
 				return;

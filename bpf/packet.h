@@ -7,6 +7,14 @@
 
 #include "types.h"
 
+#define SUMMARY_WORDS ((RULES_MAX + SUMMARY_RULES - 1) / SUMMARY_RULES)
+
+/* A set of rules. Bit i of words[w] is rule 64 × w + i; bit i of summary[b] says that words[64 × b + i] is not 0. */
+struct vector {
+	u64 summary[SUMMARY_WORDS];
+	u64 words[RULES_MAX / 64];
+};
+
 enum packet_kind {
 	PACKET_WHOLE,	     /* has its ports: may open a flow */
 	PACKET_FIRST_FRAGMENT, /* the same, and later fragments will ask for its verdict */

@@ -1,7 +1,7 @@
 /* Ending flows exactly. User space finds candidates by batch lookup and test-runs these with their keys as the packet.
  *
- *	sweep_mark(data, data_end)	what is over becomes DEAD, what is due is emitted → flows that are DEAD
- *	sweep_reap(data, data_end)	DEAD flows emit `end` and are deleted → flows deleted
+ *	sweep(data, data_end, now, 0)	`mark`: what is over becomes DEAD, what is due is emitted → flows that are DEAD
+ *	sweep(data, data_end, now, 1)	`reap`: DEAD flows emit `end` and are deleted → flows deleted
  *
  * Between the two, user space waits for a membarrier: then no CPU still counts into a DEAD entry. (Lookup-and-delete
  * from user space lost packets that were just being counted.)
@@ -11,10 +11,41 @@
 
 #include "flow.h"
 
-static __always_inline int sweep_mark(void *data, void *end, u64 now)
+/* → 1: the flow is DEAD. */
+static __always_inline int mark_flow(struct flow *flow, const struct flow_key *key, const struct config *config, u64 now)
+{
+	/* A restart that found no room in the ring. If it is still at it, it ends before `reap` and makes it ACTIVE. */
+	if (flow->due & DUE_END)
+		__sync_val_compare_and_swap(&flow->state, FLOW_BUSY, FLOW_DEAD);
+	if (flow_is_idle(flow, key, config, now) &&
+	    __sync_val_compare_and_swap(&flow->state, FLOW_ACTIVE, FLOW_DEAD) == FLOW_ACTIVE)
+		flow_owes(flow, DUE_END);
+	if (*(volatile u64 *)&flow->state == FLOW_DEAD)
+		return 1;
+	flow_emit(flow, key, NULL, config, now, flow->due & (DUE_NEW | DUE_CHANGE));
+	return 0;
+}
+
+/* → 1: the flow is gone. */
+static __always_inline int reap_flow(struct flow *flow, struct flow_key *key, const struct config *config, u64 now)
+{
+	struct totals *totals = totals_lookup(0);
+
+	if (!totals || flow->state != FLOW_DEAD)
+		return 0;
+	if (flow_emit(flow, key, NULL, config, now, flow->due))
+		return 0; /* the ring is full: next time */
+	flow_settled(flow);
+	__sync_fetch_and_add(&totals->flows, -1ULL);
+	flow_delete(key);
+	return 1;
+}
+
+/* `reap` is a constant: each program has one of the two. */
+static __always_inline int sweep(void *data, void *end, u64 now, int reap)
 {
 	const struct config *config = config_lookup(0);
-	int dead = 0;
+	int done = 0;
 
 	if (!config)
 		return 0;
@@ -28,50 +59,10 @@ static __always_inline int sweep_mark(void *data, void *end, u64 now)
 		__builtin_memcpy(&key, data, sizeof(key));
 		data += sizeof(key);
 		flow = flow_lookup(&key);
-		if (!flow)
-			continue;
-		/* A restart that found no room in the ring. If it is still at it, it ends before `reap` and makes it ACTIVE. */
-		if (flow->due & DUE_END)
-			__sync_val_compare_and_swap(&flow->state, FLOW_BUSY, FLOW_DEAD);
-		if (flow_is_idle(flow, &key, config, now) &&
-		    __sync_val_compare_and_swap(&flow->state, FLOW_ACTIVE, FLOW_DEAD) == FLOW_ACTIVE)
-			flow_owes(flow, DUE_END);
-		if (*(volatile u64 *)&flow->state == FLOW_DEAD)
-			dead++;
-		else if (flow->due & (DUE_NEW | DUE_CHANGE))
-			flow_emit(flow, &key, NULL, config, now, flow->due & (DUE_NEW | DUE_CHANGE));
+		if (flow)
+			done += reap ? reap_flow(flow, &key, config, now) : mark_flow(flow, &key, config, now);
 	}
-	return dead;
-}
-
-static __always_inline int sweep_reap(void *data, void *end, u64 now)
-{
-	const struct config *config = config_lookup(0);
-	struct totals *totals = totals_lookup(0);
-	int reaped = 0;
-
-	if (!config || !totals)
-		return 0;
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < SWEEP_MAX; i++) {
-		struct flow_key key;
-		struct flow *flow;
-
-		if (data + sizeof(key) > end)
-			break;
-		__builtin_memcpy(&key, data, sizeof(key));
-		data += sizeof(key);
-		flow = flow_lookup(&key);
-		if (!flow || flow->state != FLOW_DEAD)
-			continue;
-		if (flow_emit(flow, &key, NULL, config, now, flow->due))
-			continue; /* the ring is full: next time */
-		flow_settled(flow);
-		__sync_fetch_and_add(&totals->flows, -1ULL);
-		flow_delete(&key);
-		reaped++;
-	}
-	return reaped;
+	return done;
 }
 
 #endif

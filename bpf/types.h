@@ -10,7 +10,7 @@
 #define PREFIXES_MAX 262144 /* entries: ipcache, both slots together; allocated as used */
 #endif
 #ifndef RULES_MAX
-#define RULES_MAX 4096 /* rules: of one policy; a multiple of 64 */
+#define RULES_MAX 4096 /* rules: of one policy; a multiple of 64, 16,384 at most */
 #endif
 #ifndef CLASSES_MAX
 #define CLASSES_MAX 1024 /* classes: of each kind (source, destination, port) in one policy */
@@ -125,6 +125,7 @@ enum timeout_code {
 #define PORTS_ICMPV6 196864 /* 256 entries */
 #define PORTS_OTHER 197120 /* 256 entries */
 #define PORTS_PER_SLOT 197376
+#define SUMMARY_RULES 4096 /* rules a word of a vector's summary */
 #define VERDICT_DENY 1ULL
 #define VERDICT_REPORT_ONLY 2ULL
 #define VERDICT_MIDSTREAM 4ULL

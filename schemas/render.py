@@ -61,6 +61,7 @@ def types_h() -> str:
     for group, (start, size) in structs.PORT_GROUPS.items():
         out.append(f"#define PORTS_{group} {start} /* {size} entries */")
     out.append(f"#define PORTS_PER_SLOT {structs.PORTS_PER_SLOT}")
+    out.append(f"#define SUMMARY_RULES {structs.SUMMARY_RULES} /* rules a word of a vector's summary */")
     for prefix, table in (("VERDICT", structs.VERDICT_BITS), ("FLOW", structs.FLOW_STATES), ("DUE", structs.DUE_BITS)):
         out += [f"#define {prefix}_{name} {value}ULL" for name, value in table.items()]
     for name in ("REVISION_SHIFT", "RULE_SHIFT", "REASON_SHIFT"):

@@ -219,17 +219,22 @@ class Knob:
     default: int
     unit: str
     meaning: str
+    most: int | None = None  # None: what memory allows
 
 
 KNOBS = (
     Knob("FLOWS_MAX", 262_144, "entries", "flow table; 208 bytes each, taken at start"),
     Knob("PREFIXES_MAX", 262_144, "entries", "ipcache, both slots together; allocated as used"),
-    Knob("RULES_MAX", 4_096, "rules", "of one policy; a multiple of 64"),
+    Knob("RULES_MAX", 4_096, "rules", "of one policy; a multiple of 64, 16,384 at most", 16_384),
     Knob("CLASSES_MAX", 1_024, "classes", "of each kind (source, destination, port) in one policy"),
     Knob("FRAGMENTS_MAX", 8_192, "entries", "datagrams in pieces, least recently used goes first"),
     Knob("RING_BYTES", 64 << 20, "bytes", "ring buffer; a power of two"),
     Knob("SWEEP_MAX", 64, "keys", "flows marked or reaped by one test-run"),
 )
+
+SUMMARY_RULES = 64 * 64
+"""Rules a word of summary: a vector of the kernel is ⌈RULES_MAX / SUMMARY_RULES⌉ such words, then RULES_MAX / 64 words
+of rules. Bit i of word b of the summary says that word 64·b + i of the rules is not zero."""
 
 PORT_GROUPS = {"TCP": (0, 65536), "UDP": (65536, 65536), "SCTP": (131072, 65536), "ICMP": (196608, 256),
                "ICMPV6": (196864, 256), "OTHER": (197120, 256)}  # fmt: skip

@@ -55,7 +55,9 @@ class Handle:
         self.programs = {name: fds[name] for name in PROGRAMS}
         self.description = PlainArray(fds[LAYOUT_MAP])
         struct = layout.dtypes
-        u32, u64, vector = np.dtype("<u4"), np.dtype("<u8"), np.dtype(("<u8", (layout.knobs["RULES_MAX"] // 64,)))
+        u32, u64 = np.dtype("<u4"), np.dtype("<u8")
+        # Its size is asked, not reckoned: vectors of older versions had no summary.
+        vector = np.dtype(("<u8", (libbpf.map_info(fds["source_rules"]).value_size // 8,)))
         makers: dict[str, Callable[[int], AnyMap]] = {
             "flows": lambda fd: HashMap(fd, struct["flow_key"], struct["flow"]),
             "ipcache": lambda fd: HashMap(fd, struct["ipcache_key"], struct["ipcache"]),

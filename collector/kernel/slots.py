@@ -10,6 +10,8 @@ import numpy as np
 
 from collector.errors import KernelError
 from collector.kernel.maps import HashMap, MappedArray, PerCpuArray
+from policy.compile import hint_to_enlarge
+from policy.vectors import summary
 from schemas.codes import RuleId
 from schemas.structs import IPCACHE, IPCACHE_KEY, PORTS_PER_SLOT, dtype
 
@@ -67,8 +69,8 @@ def check_room(compiled: "Compiled", knobs: dict[str, int], others: int) -> None
     for knob, n, what in needs:
         if n > knobs[knob]:
             raise KernelError(
-                f"the policy needs {n} {what}, the kernel side has room for {knobs[knob]}",
-                f"start the collector with a larger {knob}",
+                f"the policy needs {n:,} {what}, the kernel side has room for {knobs[knob]:,}",
+                hint_to_enlarge(((name, needed) for name, needed, _ in needs), knobs),
             )
 
 
@@ -83,8 +85,12 @@ def _tables(handle: "Handle", compiled: "Compiled", slot: int) -> list[tuple[np.
         (handle.port_rules, compiled.port_rules),
     ):
         live = _slot_of(array, slot)
+        classes, words = vectors.shape
+        first = live.shape[1] - handle.layout.knobs["RULES_MAX"] // 64
+        brief = summary(vectors)
         wanted = np.zeros(live.shape, np.uint64)
-        wanted[: vectors.shape[0], : vectors.shape[1]] = vectors
+        wanted[:classes, : brief.shape[1]] = brief
+        wanted[:classes, first : first + words] = vectors
         out.append((live, wanted))
     live = _slot_of(handle.rules, slot)
     wanted = np.zeros(live.shape, live.dtype)

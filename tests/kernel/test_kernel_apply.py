@@ -56,8 +56,9 @@ def test_every_table_holds_what_was_compiled(datapath: PrivateDatapath) -> None:
     there = tables(datapath, 1)
     assert np.array_equal(there["ports"], policy.ports)
     for name in ("source_rules", "destination_rules", "port_rules"):
-        wanted = np.zeros((16, 2), np.uint64)
-        wanted[:9] = getattr(policy, name)
+        wanted = np.zeros((16, 3), np.uint64)  # a word of summary, two of rules
+        wanted[:9, 1:] = getattr(policy, name)
+        wanted[:9, 0] = [sum(1 << word for word in range(2) if vector[word]) for vector in getattr(policy, name)]
         assert np.array_equal(there[name], wanted)
     assert np.array_equal(there["rules"][:70], policy.rules)
     assert not there["rules"][70:].view(np.uint8).any()

@@ -168,13 +168,14 @@ def test_first_of_rules_far_apart() -> None:
 
 CAPACITY = [
     ({"RULES_MAX": 2}, "the policy needs 3 rules, the kernel table has room for 2",
-     "start the collector with RULES_MAX of 64 or more (it is 2)"),
+     "set RULES_MAX = 64 under [knobs] in the settings (2 now), and start the collector anew"),
     ({"CLASSES_MAX": 4}, "the policy needs 5 port classes, the kernel table has room for 4",
-     "start the collector with CLASSES_MAX of 64 or more (it is 4)"),
-    ({"CLASSES_MAX": 1}, "the policy needs 2 source classes, the kernel table has room for 1",
-     "start the collector with CLASSES_MAX of 64 or more (it is 1)"),
+     "set CLASSES_MAX = 64 under [knobs] in the settings (4 now), and start the collector anew"),
+    ({"CLASSES_MAX": 1, "PREFIXES_MAX": 7}, "the policy needs 2 source classes, the kernel table has room for 1",
+     "set CLASSES_MAX = 64 and PREFIXES_MAX = 64 under [knobs] in the settings (1 and 7 now), and start the collector "
+     "anew"),
     ({"PREFIXES_MAX": 7}, "the policy needs 4 prefixes, the kernel table has room for 3",
-     "start the collector with PREFIXES_MAX of 128 or more (it is 7)"),
+     "set PREFIXES_MAX = 64 under [knobs] in the settings (7 now), and start the collector anew"),
 ]  # fmt: skip
 
 
