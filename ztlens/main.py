@@ -19,6 +19,7 @@ from ztlens.errors import INTERRUPTED, explain
 ROOMS = {
     "service": ("up", "down", "collector", "sink"),
     "observe": ("observe",),
+    "replay": ("replay",),
     "history": ("sql", "violations", "flows", "ledger"),
     "rules": ("policy", "mode"),
     "judge": ("judge",),

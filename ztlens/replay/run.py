@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from schemas.messages import ReplayRecord
 from ztlens import times
-from ztlens.replay.publish import Output
+from ztlens.replay.publish import Output, Publisher
 from ztlens.replay.schedule import MAX, Schedule
 from ztlens.replay.windows import Window
 
@@ -40,24 +40,25 @@ class Totals:
 class Replay:
     """One session: `run` it once; its counts stay when it was cancelled or failed."""
 
-    def __init__(self, session: str, schedule: Schedule, output: Output) -> None:
+    def __init__(self, session: str, schedule: Schedule) -> None:
         self.totals = Totals()
-        self._session = session
+        self.session = session
         self._schedule = schedule
-        self._output = output
+        self._output: Output | None = None
 
-    async def run(self, windows: AsyncIterator[Window]) -> None:
+    async def run(self, windows: AsyncIterator[Window], output: Output) -> None:
         """Send all of `windows`. Raises what reading and sending raise."""
+        self._output = output
         totals, factor = self.totals, self._schedule.factor
         span = None if factor == MAX else max(1, round(TOGETHER * factor * 1e9))
         totals.begun = time.monotonic()
         try:
             async for window in ahead(windows):
-                await self._output.learn(window)
+                await output.learn(window)
                 for part in parts(window, span):
                     due = self._schedule.due(int(part.rows["time"][0]))
                     await self._schedule.wait(due)
-                    await self._output.send(part, due)
+                    await output.send(part, due)
                     totals.add(part.rows)
         finally:
             totals.seconds = time.monotonic() - totals.begun
@@ -65,16 +66,24 @@ class Replay:
     def record(self, *, done: bool = False) -> ReplayRecord:
         """How far it is."""
         return ReplayRecord(
-            v=1, replay=self._session, speed=self._schedule.factor, verdicts=self.totals.verdicts,
-            first=self.totals.first, last=self.totals.last, live_sent=self._output.live_sent,
-            live_capped=self._output.live_capped, late=self._schedule.late, done=done,
+            v=1, replay=self.session, speed=self._schedule.factor, verdicts=self.totals.verdicts,
+            first=self.totals.first, last=self.totals.last, live_sent=self._output.live_sent if self._output else 0,
+            live_capped=self._output.live_capped if self._output else 0, late=self._schedule.late, done=done,
         )  # fmt: skip
 
-    async def tell(self, progress: Callable[[ReplayRecord], Awaitable[None]]) -> None:
-        """Call `progress` each second, until cancelled."""
+    async def publish(self, windows: AsyncIterator[Window], publisher: Publisher) -> None:
+        """`run` onto NATS, with progress each second and a last word however it ends."""
+        telling = asyncio.create_task(self._tell(publisher))
+        try:
+            await self.run(windows, publisher)
+        finally:
+            telling.cancel()
+            await publisher.progress(self.record(done=True))
+
+    async def _tell(self, publisher: Publisher) -> None:
         while True:
             await asyncio.sleep(PROGRESS)
-            await progress(self.record())
+            await publisher.progress(self.record())
 
     def summary(self) -> str:
         """One line for people."""

@@ -1,0 +1,144 @@
+"""`replay`: recorded verdicts stream again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ztlens import lookup, nats, running, show, times
+from ztlens.command import installation
+from ztlens.commands.filtering import filtered
+from ztlens.config import Settings
+from ztlens.errors import BadInput
+from ztlens.filters import Filters, predicate
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+    from ztlens.replay.run import Replay
+    from ztlens.replay.windows import Window
+
+OUTPUTS = ("compact", "json", "dict")
+
+
+def add(app: typer.Typer) -> None:
+    """Register the command."""
+    installation(app, "replay")(filtered(replay_))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What to replay, and from where."""
+
+    predicate: str
+    since: int | None
+    until: int | None
+    source: Path | None
+    from_stream: bool
+
+
+def replay_(
+    settings: Settings,
+    asked: Filters,
+    *,
+    speed: Annotated[str, typer.Option(metavar="1x|10x|max", help="How much faster than it was recorded.")] = "1x",
+    longest: Annotated[str, typer.Option("--max-pause", metavar="TIME", help="Wait no longer than this.")] = "",
+    source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="An exported directory.")] = None,
+    from_stream: Annotated[bool, typer.Option("--from-stream", help="JetStream's verdicts, not the store's.")] = False,
+    session: Annotated[str, typer.Option(metavar="NAME", help="Name in the subjects and in every message.")] = "",
+    forms: Annotated[str, typer.Option(metavar="batches,live", help="What to publish.")] = "batches,live",
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="compact|json|dict", help="Print; publish nothing.")
+    ] = "",
+) -> None:
+    """Recorded verdicts stream again, onto subjects of their own."""
+    from ztlens.replay import publish, schedule
+    from ztlens.replay.run import Replay
+
+    if output and output not in OUTPUTS:
+        raise BadInput(f"{output!r} is not an output of `replay`", "one of " + ", ".join(OUTPUTS))
+    if output and session:
+        raise BadInput("-o prints and publishes nothing, so there is no session", "leave -o or --session out")
+    if source is not None and from_stream:
+        raise BadInput("--from and --from-stream exclude each other", "leave one of them out")
+    chosen = tuple(dict.fromkeys(form.strip() for form in forms.split(",")))
+    if not set(chosen) <= set(publish.FORMS):
+        raise BadInput(f"{forms!r} are not forms of a replay", "some of " + ", ".join(publish.FORMS))
+    what = _Asked(
+        predicate(replace(asked, since="", until="")), _nanoseconds(asked.since), _nanoseconds(asked.until), source,
+        from_stream,
+    )  # fmt: skip
+    plan = schedule.Schedule(schedule.speed(speed), round(times.duration(longest) * 1e9) if longest else None)
+    session = session or f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    url = "" if output and not from_stream else running.nats_url(settings)
+    one = Replay(session, plan)
+    try:
+        asyncio.run(_print(one, settings, what, url, output) if output else _publish(one, settings, what, url, chosen))
+    except Exception:
+        if one.totals.verdicts:
+            show.say(one.summary())
+        raise
+    except KeyboardInterrupt:
+        show.say(one.summary())
+        raise
+    show.say(one.summary())
+
+
+def _nanoseconds(text: str) -> int | None:
+    return times.nanoseconds(times.moment(text)) if text else None
+
+
+async def _publish(one: Replay, settings: Settings, what: _Asked, url: str, forms: tuple[str, ...]) -> None:
+    from ztlens.replay.publish import Publisher
+
+    await nats.check(url)
+    async with AsyncExitStack() as stack:
+        client = await _connected(stack, url)
+        publisher = Publisher(client, one.session, settings.node, forms, settings["live_cap"])
+        windows = await _windows(stack, settings, what, url)
+        show.say(f"session {one.session}; to see it: ztlens observe --replay {one.session}")
+        await one.publish(windows, publisher)
+
+
+async def _print(one: Replay, settings: Settings, what: _Asked, url: str, output: str) -> None:
+    from ztlens.replay.publish import Shown
+    from ztlens.verdicts import Printer
+
+    # asyncio's own handler only cancels: that would wait for a write to a reader that is paused.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    async with AsyncExitStack() as stack:
+        await one.run(await _windows(stack, settings, what, url), Shown(Printer(output)))
+
+
+async def _windows(stack: AsyncExitStack, settings: Settings, what: _Asked, url: str) -> AsyncIterator[Window]:
+    """What was asked for; `stack` closes what it is read from."""
+    from ztlens.replay.run import threaded
+    from ztlens.replay.stream import StreamWindows
+    from ztlens.replay.windows import Reader
+
+    if what.from_stream:
+        client = await _connected(stack, url)
+        return StreamWindows(client, what.predicate, what.since, what.until).windows()
+    history = stack.enter_context(await asyncio.to_thread(lookup.history, settings, what.source))
+    return threaded(Reader(history, what.predicate).windows(what.since, what.until))
+
+
+async def _connected(stack: AsyncExitStack, url: str) -> Client:
+    """For good: what is sent while NATS is away would be lost, so its going away ends a replay."""
+    import nats as library
+
+    async def quiet(error: Exception) -> None:
+        """Whoever uses the connection gets an error, too."""
+
+    client: Client = await library.connect(url, name="ztlens replay", allow_reconnect=False, error_cb=quiet)
+    stack.push_async_callback(client.close)
+    return client
