@@ -22,10 +22,10 @@ from collector.memory import Kept, Memory
 from collector.names import RevisionNames
 from collector.policyfile import Wanted, compile_text
 from collector.records import Records
-from policy.builtin import switched
+from policy.builtin import IDENTITY_NAMES, switched
 from policy.compile import compile_policy
-from schemas.codes import Mode, word
-from schemas.messages import PolicyRecord
+from schemas.codes import IdentityId, Mode, word
+from schemas.messages import IdentityInfo, PolicyRecord
 
 if TYPE_CHECKING:
     from policy.compile import Compiled
@@ -352,10 +352,14 @@ class Node:
         revision, mode = self._datapath.revision, word(self._datapath.mode)
         policy: dict[str, Any] = {}
         compiled = self.compiled
+        if compiled is not None and not bare:
+            addresses = list(compiled.host if compiled.policy is not None else self._host)
+            host = IdentityInfo(IdentityId.HOST, IDENTITY_NAMES[IdentityId.HOST], {}, addresses)
+            policy = {"identities": [*([host] if addresses else []), *compiled.identity_infos()]}
         if compiled is not None and compiled.policy is not None and not bare:
-            policy = {
+            policy |= {
                 "default": word(compiled.policy.default), "hash": compiled.policy.hash, "yaml": compiled.policy.text,
-                "rules": compiled.rule_infos(), "identities": compiled.identity_infos(),
+                "rules": compiled.rule_infos(),
             }  # fmt: skip
         told: dict[str, Any] = {"ring": self._datapath.ring_id, "revision": revision, "time": time.time_ns()}
         if kind != "start":

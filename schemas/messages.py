@@ -18,7 +18,7 @@ class RuleInfo(msgspec.Struct, frozen=True):
 
 
 class IdentityInfo(msgspec.Struct, frozen=True):
-    """An identity as history needs it: `id` is what verdicts carry."""
+    """An identity as history needs it: `id` is what verdicts carry. `host` (IdentityId.HOST) is one of them."""
 
     id: int
     name: str

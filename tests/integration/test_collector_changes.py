@@ -207,3 +207,5 @@ async def test_host_is_where_the_node_is(nats_server: NatsServer, tmp_path: Path
         policy = await all_told(nats_server, running)
     assert {r.who for r in policy if r.kind == "revision"} == {"host addresses changed"}
     assert len({r.hash for r in policy}) == 1
+    told = {r.revision: [i.addresses for i in r.identities if i.name == "host"] for r in policy if r.identities}
+    assert told == {1: [["10.0.0.1"]], 2: [["10.0.0.1", "fd00::1"]], 3: [["10.0.0.9"]], 4: [["10.0.0.10"]]}
