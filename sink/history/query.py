@@ -47,9 +47,15 @@ class Answer:
     """
 
     def __init__(
-        self, cursor: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters = None, timeout: float = 30.0
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        sql: str,
+        parameters: Parameters = None,
+        timeout: float = 30.0,
+        *,
+        begun: bool = False,
     ) -> None:
-        """Run `sql` on `cursor`, which the answer owns from now on. Raises SinkError."""
+        """Run `sql` on `cursor`, which the answer owns from now on; `begun`: in its transaction. Raises SinkError."""
         self._cursor = cursor
         self._timeout = timeout
         self._working = threading.Lock()
@@ -64,7 +70,8 @@ class Answer:
             kind = statements[0].type.name
             if kind not in _READ:
                 raise QueryError(f"{kind} is not a question", "only SELECT and EXPLAIN: questions read, nothing else")
-            cursor.execute("BEGIN TRANSACTION READ ONLY")
+            if not begun:
+                cursor.execute("BEGIN TRANSACTION READ ONLY")
             self._timer.start()
             cursor.execute(statements[0], parameters or [])
             self._numbers = [i for i, column in enumerate(cursor.description) if str(column[1]) == "UHUGEINT"]

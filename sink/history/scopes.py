@@ -1,0 +1,80 @@
+"""What holds for the rows of each revision of each ring: whose names, which addresses, who judges."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from policy.builtin import RULE_NAMES
+from sink.history.judges import Judge
+from sink.history.revisions import Names, Revision, Revisions
+
+Rows = dict[str, np.ndarray]
+"""Columns by name, all of one length."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """What holds for the rows of one revision of one ring. `names`: number of a table of rule names, of those before.
+
+    `baseline` None: what was recorded. `host_known` False: a rule speaks of the node's addresses, which nobody knows.
+    """
+
+    revision: Revision
+    host: tuple[str, ...]
+    host_known: bool
+    baseline: Judge | None
+    off: frozenset[str]
+    names: int
+
+
+class Scopes:
+    """The candidate, and what it is compared with."""
+
+    def __init__(self, candidate: Judge, baselines: dict[int, Judge], revisions: Revisions, now: bool) -> None:
+        self.candidate = candidate
+        self.names: list[Names | Judge] = []
+        """Tables of rule names, by number."""
+        self._baselines = baselines
+        self._revisions = revisions
+        self._now = now
+        self._scopes: dict[int, Scope] = {}
+        self._number_of: dict[int, int] = {}
+
+    def parts(self, rows: Rows) -> Iterator[tuple[Rows, Scope]]:
+        """`rows` by what holds for them."""
+        ring, revision = rows["ring"], rows["revision"]
+        if (ring == ring[0]).all() and (revision == revision[0]).all():
+            yield rows, self._scope(int(ring[0]), int(revision[0]))
+            return
+        keys = ring.astype("<u8") << np.uint64(32) | revision
+        for key in np.unique(keys).tolist():
+            some = np.flatnonzero(keys == key)
+            yield {name: column[some] for name, column in rows.items()}, self._scope(key >> 32, key & 0xFFFFFFFF)
+
+    def _scope(self, ring: int, number: int) -> Scope:
+        key = ring << 32 | number
+        if key not in self._scopes:
+            revision = self._revisions.of(ring, number)
+            baseline = self._baselines.get(ring)
+            host = self._revisions.last_host(ring) if self._now else self._revisions.host(ring, number)
+            judges = [self.candidate, *([baseline] if baseline is not None else [])]
+            self._scopes[key] = Scope(
+                revision, host or (), host is not None or not any(judge.names_host for judge in judges),
+                baseline, revision.builtins_off, self._names(revision.rules if baseline is None else baseline),
+            )  # fmt: skip
+        return self._scopes[key]
+
+    def rule_name(self, names: int, number: int) -> str:
+        """The name of a rule of before."""
+        table = self.names[names]
+        if isinstance(table, Judge):
+            return table.rule_name(number)
+        return RULE_NAMES.get(number) or table.get(number) or f"rule:{number}"
+
+    def _names(self, names: Names | Judge) -> int:
+        """Number of a table of names; `self.names` keeps it, so that its id stays its own."""
+        if id(names) not in self._number_of:
+            self._number_of[id(names)] = len(self.names)
+            self.names.append(names)
+        return self._number_of[id(names)]
