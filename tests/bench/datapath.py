@@ -1,39 +1,21 @@
-"""What a packet costs in the kernel: ns by BPF_PROG_TEST_RUN, beside programs that do less.
+"""What a packet costs in the kernel: ns by BPF_PROG_TEST_RUN, beside programs that do less."""
 
-Every figure of a run is the least of many short test-runs: one of 20,000 packets takes 2 ms, less than a scheduler
-tick, so among a hundred some are undisturbed even on a busy machine. Those of all subjects take turns.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
-from collector.kernel import libbpf
 from collector.kernel.private import PrivateDatapath, private_datapath
 from schemas.codes import Mode
 from tests.bench.figures import Figure, Options
 from tests.bench.peers import Peers, XdpFilter
 from tests.bench.policies import ALLOWED_PORT, DENIED_PORT, policy
+from tests.bench.testrun import Subject, TestRuns, less
 from tests.support.kernel import udp_frame
 
 DROP, PASS = 1, 2
 RULES = (10, 1000)
 BUDGET = 4_000_000_000  # events a second: what an event costs is to be seen, not its absence
 NS = "ns/packet"
-
-
-@dataclass
-class Subject:
-    """One program on one frame; fd -1: what `stir` was told. `before`: done before each short run, off the clock."""
-
-    key: str
-    fd: int
-    frame: bytes
-    action: int
-    before: Sequence[Callable[[], object]] = ()
 
 
 def _figures() -> list[Figure]:
@@ -84,7 +66,7 @@ class Bench:
         self._allowed = udp_frame("10.1.200.7", 40_000, "10.2.0.1", ALLOWED_PORT, bytes(18))
         self._denied = udp_frame("10.1.200.7", 40_000, "10.2.0.1", DENIED_PORT, bytes(18))
         self._peers.known(self._allowed)
-        self._sent = 0
+        self._runs = TestRuns(self._datapath, self._peers.fds["stir"])
         self.notes.append("first packets and 60k flows: less what the rewriting of the frame costs, measured beside")
         return self
 
@@ -92,7 +74,7 @@ class Bench:
         self._stack.close()
 
     def measure(self) -> dict[str, float]:
-        self._sent, parsed = 0, self._datapath.counters()["parsed"]
+        self._runs.sent, parsed = 0, self._datapath.counters()["parsed"]
         out: dict[str, float] = {}
         for rules in RULES:
             self._datapath.apply(self._policies[rules], self._datapath.revision + 1)
@@ -101,14 +83,20 @@ class Bench:
             out |= self._first(rules, peers=rules == RULES[0])
         out |= self._many(60_000)
         counted = self._datapath.counters()["parsed"] - parsed
-        assert counted == self._sent, f"{self._sent} packets were run, {counted} counted"
+        assert counted == self._runs.sent, f"{self._runs.sent} packets were run, {counted} counted"
         return out
 
+    def _ours(self, key: str, frame: bytes, action: int, before: Callable[[], object], flows: int = -1) -> Subject:
+        """Of the datapath. `flows`: as for `Peers.stir`; -1: the frame as it is."""
+        if flows < 0:
+            return Subject(key, self._xdp, frame, action, [before], ours=True)
+        return Subject(key, -1, frame, action, [before, lambda: self._peers.stir(self._xdp, flows)], ours=True)
+
     def _hot(self, rules: int, *, peers: bool) -> dict[str, float]:
-        self._empty()
+        self._runs.empty()
         subjects = [
-            Subject(f"hot, {rules} rules", self._xdp, self._allowed, PASS, [self._drain]),
-            Subject(f"denied, {rules} rules", self._xdp, self._denied, DROP, [self._drain]),
+            self._ours(f"hot, {rules} rules", self._allowed, PASS, self._runs.drain),
+            self._ours(f"denied, {rules} rules", self._denied, DROP, self._runs.drain),
         ]
         if peers:
             subjects += [
@@ -118,65 +106,30 @@ class Bench:
             ]
             if self._filter.fd >= 0:
                 subjects.append(Subject("xdp-filter", self._filter.fd, self._allowed, PASS))
-        return self._least(subjects, self._rounds, self._repeat)
+        return self._runs.least(subjects, self._rounds, self._repeat)
 
     def _first(self, rules: int, *, peers: bool) -> dict[str, float]:
         stir = self._peers.stir
         subjects = [
             Subject("stir", -1, self._allowed, PASS, [lambda: stir(self._peers.fds["pass"])]),
-            Subject(f"first, {rules} rules", -1, self._allowed, PASS, [self._empty, lambda: stir(self._xdp)]),
-            Subject(f"first denied, {rules} rules", -1, self._denied, DROP, [self._empty, lambda: stir(self._xdp)]),
+            self._ours(f"first, {rules} rules", self._allowed, PASS, self._runs.empty, flows=0),
+            self._ours(f"first denied, {rules} rules", self._denied, DROP, self._runs.empty, flows=0),
         ]
         if peers:
             count = self._peers.fds["count"]
             subjects.append(
                 Subject("count, first packets", -1, self._allowed, DROP, [self._peers.forget, lambda: stir(count)])
             )
-        return _less(self._least(subjects, self._rounds // 3, self._repeat // 4), "stir")
+        return less(self._runs.least(subjects, self._rounds // 3, self._repeat // 4), "stir")
 
     def _many(self, flows: int) -> dict[str, float]:
         """Whole rounds over the flows; the first, which makes them, is not the least."""
-        self._empty()
+        self._runs.empty()
         self._peers.forget()
         stir = self._peers.stir
         subjects = [
             Subject("stir", -1, self._allowed, PASS, [lambda: stir(self._peers.fds["pass"], flows)]),
-            Subject("hot, 60k flows", -1, self._allowed, PASS, [self._drain, lambda: stir(self._xdp, flows)]),
+            self._ours("hot, 60k flows", self._allowed, PASS, self._runs.drain, flows=flows),
             Subject("count, 60k flows", -1, self._allowed, DROP, [lambda: stir(self._peers.fds["count"], flows)]),
         ]
-        return _less(self._least(subjects, self._rounds // 4, flows), "stir")
-
-    def _least(self, subjects: list[Subject], rounds: int, repeat: int) -> dict[str, float]:
-        least = {subject.key: float("inf") for subject in subjects}
-        for _ in range(rounds):
-            for subject in subjects:
-                for step in subject.before:
-                    step()
-                stirred = subject.fd < 0
-                fd = self._peers.fds["stir"] if stirred else subject.fd
-                action, ns = libbpf.test_run(fd, np.frombuffer(subject.frame, np.uint8), repeat=repeat)
-                assert action == subject.action, f"{subject.key}: returned {action}, not {subject.action}"
-                least[subject.key] = min(least[subject.key], ns)
-                if subject.key.startswith(("hot", "denied", "first")):
-                    self._sent += repeat
-        return least
-
-    def _drain(self) -> None:
-        """Read and release: the datapath never meets a full ring."""
-        datapath = self._datapath
-        while (events := datapath.read(65_536)) is not None:
-            datapath.release(events.start + len(events.rows) * datapath.stride)
-
-    def _empty(self) -> None:
-        """No flows, no events. Straight out of the map: nobody else counts into it."""
-        handle = self._datapath.handle
-        keys = handle.flows.read()[0]
-        if len(keys):
-            handle.flows.remove(keys)
-        handle.totals.values["flows"][0] = handle.totals.values["tentative"][0] = 0
-        self._drain()
-
-
-def _less(values: dict[str, float], base: str) -> dict[str, float]:
-    """Every other value minus that of `base`."""
-    return {key: value - values[base] for key, value in values.items() if key != base}
+        return less(self._runs.least(subjects, self._rounds // 4, flows), "stir")

@@ -21,12 +21,15 @@ class Figure:
     at_least: float | None = None
     peer: str = ""
     ratio_at_least: float | None = None  # of `peer`
+    ratio_at_most: float | None = None
 
     @property
     def target(self) -> str:
         """As people write it; "" without one."""
         if self.ratio_at_least is not None:
             return f"≥ {self.ratio_at_least:.0%} of {self.peer}"
+        if self.ratio_at_most is not None:
+            return f"≤ {self.ratio_at_most:.0%} of {self.peer}"
         if self.at_most is not None:
             return f"≤ {number(self.at_most)}"
         return "" if self.at_least is None else f"≥ {number(self.at_least)}"
@@ -101,6 +104,8 @@ def _met(figure: Figure, median: float, ratio: float | None) -> bool | None:
     """None: no target."""
     if figure.ratio_at_least is not None:
         return ratio is not None and ratio >= figure.ratio_at_least
+    if figure.ratio_at_most is not None:
+        return ratio is not None and ratio <= figure.ratio_at_most
     if figure.at_most is not None:
         return median <= figure.at_most
     return None if figure.at_least is None else median >= figure.at_least

@@ -18,7 +18,8 @@ from collector.kernel.netns import inside, links
 from tests.support.netns import Lab
 
 SOURCE = Path(__file__).parent / "programs" / "peers.c"
-PROGRAMS = ("pass", "drop", "lookup", "count", "stir")
+PROGRAMS = ("pass", "drop", "lookup", "count", "stir", "deal")
+TUPLE = np.dtype([("saddr", ">u4"), ("daddr", ">u4"), ("sport", ">u2"), ("dport", ">u2"), ("proto", "<u4")])
 FILTER_PINS, LIBXDP_PINS = Path("/sys/fs/bpf/xdp-filter"), Path("/sys/fs/bpf/xdp")
 
 
@@ -30,6 +31,8 @@ class Peers:
         self._loaded = load_source(SOURCE, dict.fromkeys(PROGRAMS, "xdp"), ["-w"], version)
         self.fds = self._loaded.programs
         self._stirred = MappedArray(os.dup(self._loaded.maps["stirred"]), np.dtype("<u8"))
+        self.dealt = MappedArray(os.dup(self._loaded.maps["dealt"]), TUPLE)
+        """Tuples that `deal` writes into its frames, one after the other."""
         self.seen = PerCpuArray(os.dup(self._loaded.maps["seen"]), np.dtype("<u8"))
 
     def known(self, frame: bytes) -> None:
@@ -40,11 +43,19 @@ class Peers:
 
     def stir(self, program: int, flows: int = 0) -> int:
         """A program that makes each run another flow (`flows` in turn, 0: always new), then calls `program`."""
-        libbpf.update(self._loaded.maps["target"], np.zeros(1, np.uint32), np.array([program], np.uint32))
+        self._target(program)
         self._stirred.values[1] = flows
         if flows:
             self._stirred.values[0] = 0
         return self.fds["stir"]
+
+    def deal(self, program: int) -> int:
+        """A program that makes each run the next of `dealt`, then calls `program`."""
+        self._target(program)
+        return self.fds["deal"]
+
+    def _target(self, program: int) -> None:
+        libbpf.update(self._loaded.maps["target"], np.zeros(1, np.uint32), np.array([program], np.uint32))
 
     def forget(self) -> None:
         """Empty the table of `count`."""
@@ -55,6 +66,7 @@ class Peers:
 
     def close(self) -> None:
         self._stirred.close()
+        self.dealt.close()
         self.seen.close()
         self._loaded.close()
 

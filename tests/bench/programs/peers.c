@@ -1,10 +1,12 @@
-/* What the datapath is compared with, and `stir`, which gives each run of a test-run another flow.
+/* What the datapath is compared with, and `stir` and `deal`, which give each run of a test-run another tuple.
  *
  * All are XDP programs for frames of UDP over IPv4 without options. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/ip.h>
 #include <uapi/linux/udp.h>
+
+#define DEALT 131072
 
 struct key40 {
 	u64 words[5];
@@ -25,6 +27,8 @@ BPF_F_TABLE("hash", struct tuple, struct count, tuples, 262144, 0);
 BPF_F_TABLE("percpu_array", u32, u64, seen, 1, 0);
 /* [0] the next flow's number, [1] flows, 0: never the same again */
 BPF_F_TABLE("array", u32, u64, stirred, 2, BPF_F_MMAPABLE);
+/* tuples that `deal` gives out */
+BPF_F_TABLE("array", u32, struct tuple, dealt, DEALT, BPF_F_MMAPABLE);
 BPF_PROG_ARRAY(target, 1);
 
 int pass(struct xdp_md *ctx)
@@ -93,6 +97,29 @@ int stir(struct xdp_md *ctx)
 	number *= 2654435761u;
 	*(u16 *)(data + 28) = number >> 16;
 	*(u16 *)(data + 34) = number;
+	target.call(ctx, 0);
+	return XDP_ABORTED;
+}
+
+/* The next of the dealt tuples, in order, round and round. */
+int deal(struct xdp_md *ctx)
+{
+	u8 *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	u32 zero = 0, at;
+	u64 *next = stirred.lookup(&zero);
+	struct tuple *tuple;
+
+	if (!next || data + 42 > end)
+		return XDP_ABORTED;
+	at = *next % DEALT;
+	*next += 1;
+	tuple = dealt.lookup(&at);
+	if (!tuple)
+		return XDP_ABORTED;
+	*(u32 *)(data + 26) = tuple->saddr;
+	*(u32 *)(data + 30) = tuple->daddr;
+	*(u16 *)(data + 34) = tuple->sport;
+	*(u16 *)(data + 36) = tuple->dport;
 	target.call(ctx, 0);
 	return XDP_ABORTED;
 }
