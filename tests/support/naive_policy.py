@@ -2,7 +2,7 @@
 gives it. It shares no code and no shortcut with policy/, so that a test may compare the two.
 
 Rules must be named (an unnamed rule's name is the engine's own doing), words that YAML would turn into something else
-must be quoted.
+must be quoted, or read by `as_written`.
 """
 
 import ipaddress
@@ -44,8 +44,9 @@ class Judgement:
 class NaivePolicy:
     """Judges tuples by reading the whole policy for each."""
 
-    def __init__(self, text: str, host: tuple[str, ...] = ()) -> None:
-        self.policy: dict[str, Any] = yaml.safe_load(text)
+    def __init__(self, text: str, host: tuple[str, ...] = (), policy: dict[str, Any] | None = None) -> None:
+        """`policy`: what `text` says, if somebody has read it already (`as_written`)."""
+        self.policy: dict[str, Any] = yaml.safe_load(text) if policy is None else policy
         self.identities: dict[str, Any] = self.policy.get("identities") or {}
         self.host = host
 
@@ -136,7 +137,12 @@ def within(ports: str, port: int) -> bool:
 
 def protocol_matches(word: Any, proto: int) -> bool:
     """Whether `tcp`, `any` or a number is `proto`."""
-    return word == "any" or proto == NUMBERS.get(word, word)
+    return word == "any" or proto == protocol_number(word)
+
+
+def protocol_number(word: Any) -> int:
+    """Of `tcp`, 6 or `6`."""
+    return NUMBERS[word] if word in NUMBERS else int(word)
 
 
 def port_matches(entry: str, packet: Tuple) -> bool:
@@ -144,10 +150,10 @@ def port_matches(entry: str, packet: Tuple) -> bool:
     if entry == "any" or entry in NUMBERS:
         return protocol_matches(entry, packet.proto)
     if "/" in entry:
-        ports, protocol = entry.split("/")
-        fits = packet.proto in WITH_PORTS if protocol == "any" else packet.proto == NUMBERS[protocol]
+        ports, protocol = (part.strip() for part in entry.split("/"))
+        fits = packet.proto in WITH_PORTS if protocol == "any" else packet.proto == protocol_number(protocol)
         return fits and within(ports, packet.port)
-    head, tail = entry.split(":")
+    head, tail = (part.strip() for part in entry.split(":"))
     if head == "proto":
         return packet.proto == int(tail)
     return packet.proto == NUMBERS[head] and has_types(packet) and within(tail, packet.port)
@@ -155,7 +161,7 @@ def port_matches(entry: str, packet: Tuple) -> bool:
 
 def flat_port_matches(port: Any, protocol: Any, packet: Tuple) -> bool:
     """The same for `dst_port` and `proto`."""
-    if port in (0, "any"):
+    if port in (0, "0", "any"):
         return protocol_matches(protocol, packet.proto)
     if protocol == "any":
         fits = packet.proto in WITH_PORTS
@@ -167,3 +173,23 @@ def flat_port_matches(port: Any, protocol: Any, packet: Tuple) -> bool:
 def has_types(packet: Tuple) -> bool:
     """Whether it is ICMP in its own family: over the other one it is bytes that nobody understands."""
     return packet.proto == (1 if ip_address(packet.src).version == 4 else 58)
+
+
+def as_written(text: str, names: list[str]) -> dict[str, Any]:
+    """What `text` says, every word as the file shows it, whatever YAML makes of `on`, `010` or `1e3`.
+
+    `names`: of all rules, for those that have none.
+    """
+    policy: dict[str, Any] = _plain(yaml.compose(text.removeprefix("\ufeff"), Loader=yaml.CSafeLoader))
+    for rule, name in zip(policy.get("rules") or [], names, strict=True):
+        rule.setdefault("name", name)
+        rule["report_only"] = rule.get("report_only") in ("true", "True")
+    return policy
+
+
+def _plain(node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return {key.value: _plain(value) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item) for item in node.value]
+    return None if node.tag == "tag:yaml.org,2002:null" else node.value
