@@ -261,7 +261,8 @@ def _the_same_twice(random: Random) -> str:
         ('"version": 1', '"version": 1'), ('"identities": {', '"identities": {}'), ('"rules": [', '"rules": []'),
         ('"web": {', '"web": {"addresses": []}'),
         ('"app": "web"', '"app": "web"'), ('"name": "nested"', '"name": "other"'),
-        ('"ports": ["80/tcp"]', '"ports": "any"'), ('"dst_port": 53', '"dst_port": 53'), ('"action": "allow"', '"action": "deny"'),
+        ('"ports": ["80/tcp"]', '"ports": "any"'),
+        ('"dst_port": 53', '"dst_port": 53'), ('"action": "allow"', '"action": "deny"'),
     ])  # fmt: skip
     return json.dumps(policy).replace(key, f"{first}, {key}", 1)
 
@@ -270,7 +271,8 @@ def _the_same_twice(random: Random) -> str:
 def _code_in_tags(random: Random) -> str:
     tag = random.choice([
         "!!python/object/apply:os.system", "!!python/name:os.system", "!!python/module:os", "!!binary", "!x", "!",
-        "!!set", "!<tag:yaml.org,2002:python/object/new:subprocess.Popen>", "!!timestamp", "!!merge", "!!map", "!!str", "!!int",
+        "!!set", "!<tag:yaml.org,2002:python/object/new:subprocess.Popen>",
+        "!!timestamp", "!!merge", "!!map", "!!str", "!!int",
     ])  # fmt: skip
     place = random.choice(['"version": ', '"rules": ', '"name": ', '"ports": ', '"action": ', '"labels": '])
     if random.random() < 0.3:
@@ -309,7 +311,8 @@ def _deep(random: Random) -> str:
 def _unprintable(random: Random) -> bytes:
     raw = as_yaml(_valid(random)).encode()
     bad = random.choice([b"\0", b"\x01", b"\x1b", b"\x7f", b"\xff", b"\xc0\x80", b"\xed\xa0\x80",
-                         b"\xf8\x88\x80\x80\x80", b"\xef\xbf\xbe", b"\xc2\x9f", b"\0" * 100_000, b"\x80" * MEGABYTE])  # fmt: skip
+                         b"\xf8\x88\x80\x80\x80", b"\xef\xbf\xbe", b"\xc2\x9f", b"\0" * 100_000,
+                         b"\x80" * MEGABYTE])  # fmt: skip
     at = random.randrange(len(raw) + 1)
     return raw[:at] + bad + raw[at:]
 
@@ -324,7 +327,8 @@ def _other_encodings(random: Random) -> bytes:
 def _several_documents(random: Random) -> str:
     text = as_yaml(_valid(random))
     return random.choice([f"{text}---\n{text}", f"{text}...\n---\n", f"%YAML 1.1\n---\n{text}",
-                          f"%TAG ! x:\n---\n{text}", f"{text}--- a\n", "--- a\n" * 10_000, "%TAG ! tag:\n" * 50_000])  # fmt: skip
+                          f"%TAG ! x:\n---\n{text}", f"{text}--- a\n", "--- a\n" * 10_000,
+                          "%TAG ! tag:\n" * 50_000])  # fmt: skip
 
 
 @_family(REFUSED, 1)
