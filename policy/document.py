@@ -17,8 +17,8 @@ import yaml
 from policy.errors import PolicyError
 
 MAX_BYTES = 8 << 20
-MAX_NODES = 300_000  # 10,000 rules of ten values over 100,000 addresses, and room
-MAX_BRANCHES = 100_000  # lists and mappings: each takes three times as long as a single value
+MAX_NODES = 250_000  # 10,000 rules of twelve values over 100,000 addresses, and room
+MAX_BRANCHES = 65_536  # lists and mappings: each takes three times as long as a single value
 MAX_DEPTH = 16
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
