@@ -344,7 +344,7 @@ class Node:
 
     def _refused(self, error: RefusedError, text: str, who: str) -> None:
         log.warning("refused: %s (%s)", error, who)
-        digest = hashlib.sha256(text.encode()).hexdigest() if text else ""
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() if text else ""  # JSON may have those
         self._tell("refused", who=who, error=str(error), from_hash=self.policy_hash, hash=digest, bare=True)
 
     def _tell(self, kind: str, *, who: str, bare: bool = False, **fields: Any) -> None:
