@@ -29,9 +29,14 @@ def _verdict_columns() -> list[tuple[str, str]]:
 VERDICT_COLUMNS: tuple[tuple[str, str], ...] = tuple(_verdict_columns())
 """Columns of store.verdicts in order."""
 
+
+def _columns(columns: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in columns)
+
+
 _VERSION_1 = (
     "CREATE TABLE store.rings (id UINTEGER, node VARCHAR, ring VARCHAR, stride UINTEGER, first_stored TIMESTAMP_NS)",
-    f"CREATE TABLE store.verdicts ({', '.join(f'{name} {kind}' for name, kind in VERDICT_COLUMNS)})",
+    f"CREATE TABLE store.verdicts ({_columns(VERDICT_COLUMNS)})",
     # Half-open [first, past), in bytes of the ring: what was stored, whether or not retention deleted it since.
     "CREATE TABLE store.ranges (ring UINTEGER, first UBIGINT, past UBIGINT)",
     # Holes between ranges that nothing can fill any more. A late arrival takes its part out again.
@@ -56,7 +61,40 @@ _VERSION_1 = (
         oldest TIMESTAMP_NS, newest TIMESTAMP_NS)""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1,)
+PAIR_KEYS: tuple[tuple[str, str], ...] = (
+    ("src_hi", "UBIGINT"), ("src_lo", "UBIGINT"), ("dst_hi", "UBIGINT"), ("dst_lo", "UBIGINT"), ("family", "UTINYINT"),
+    ("proto", "UTINYINT"), ("dport", "USMALLINT"), ("src_identity", "UINTEGER"), ("dst_identity", "UINTEGER"),
+    ("revision", "UINTEGER"), ("rule", "USMALLINT"), ("decision", "UTINYINT"), ("outcome", "UTINYINT"),
+    ("reason", "UTINYINT"), ("flags", "UTINYINT"), ("duplicate", "BOOLEAN"),
+)  # fmt: skip
+"""What a row of a roll-up stands for, beside its ring and time: who spoke to whom, and what was decided by which rule.
+
+`duplicate`: another node counts these conversations already."""
+PAIR_SUMS: tuple[tuple[str, str], ...] = (
+    ("flows", "UBIGINT"), ("packets_original", "UBIGINT"), ("bytes_original", "UBIGINT"), ("packets_reply", "UBIGINT"),
+    ("bytes_reply", "UBIGINT"),
+)  # fmt: skip
+"""`flows`: opened in this minute or hour; the rest: what its events added to their flows."""
+
+_PAIRS = (
+    f"(ring UINTEGER, time TIMESTAMP_NS, {_columns(PAIR_KEYS)}, {_columns(PAIR_SUMS)},"
+    " first_seen TIMESTAMP_NS, last_seen TIMESTAMP_NS)"
+)
+_VERSION_2 = (
+    # Roll-ups (sink.store.rollup): `time` is the start of the minute or the hour, UTC.
+    f"CREATE TABLE store.pairs_1m {_PAIRS}",
+    f"CREATE TABLE store.pairs_1h {_PAIRS}",
+    # Half-open [first, past) of a ring, in bytes, whose events are in store.pairs_1m.
+    "CREATE TABLE store.rolled (ring UINTEGER, first UBIGINT, past UBIGINT)",
+    # Hours before this one are in store.pairs_1h; the last row counts.
+    "CREATE TABLE store.folded (before TIMESTAMP_NS)",
+    # The last event of each flow that had not ended when it was rolled up: what its next event is compared with.
+    # `ended`: kept a while, so that another node's record of the same conversation is known when it comes later.
+    f"""CREATE TABLE store.open_flows (ring UINTEGER, flow_id UBIGINT, position UBIGINT, time TIMESTAMP_NS,
+        first_seen TIMESTAMP_NS, sport USMALLINT, {_columns(PAIR_KEYS)}, {_columns(PAIR_SUMS[1:])}, ended BOOLEAN)""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1, _VERSION_2)
 """MIGRATIONS[i] takes a database of version i to version i + 1."""
 
 VERSION = len(MIGRATIONS)

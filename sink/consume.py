@@ -274,6 +274,11 @@ class Waiting:
         """Nothing can be taken at once."""
         return self._rest is None and self._queue.empty()
 
+    @property
+    def size(self) -> int:
+        """Items waiting."""
+        return self._queue.qsize()
+
     async def get(self, most: int) -> Item:
         """The next item, or as much of it as has `most` rows."""
         item = self._rest or await self._queue.get()

@@ -19,7 +19,7 @@ from sink.errors import StoreError
 from sink.gaps import HoleWatch
 from sink.history.ledger import rfc3339
 from sink.settings import SinkSettings
-from sink.store import Commit, Store, retention
+from sink.store import Commit, Store, retention, rollup
 
 log = logging.getLogger("ztlens.sink")
 
@@ -99,20 +99,30 @@ class Sink:
                 return
 
     async def keep_house(self) -> None:
-        """Gaps each second, merging when it is worth it, retention at the start and then at its interval."""
-        next_retention = 0.0
+        """Gaps each second, merging when it is worth it, roll-ups and retention each at its interval."""
+        next_rollup = next_retention = 0.0
         while True:
             try:
                 await self._declare_gaps()
                 await self.write(retention.merge, self.store)
+                if time.monotonic() >= min(next_rollup, next_retention):
+                    await self._roll_up()
+                    next_rollup = time.monotonic() + self.settings.rollup_interval
                 if time.monotonic() >= next_retention:
-                    await self.write(retention.apply, self.store, self.settings.keep_age, self.settings.keep_bytes)
+                    await self.write(retention.apply, self.store, self.settings)
                     next_retention = time.monotonic() + self.settings.retention_interval
             except StoreError as error:
                 log.error("%s (%s)", error, error.hint)
             except AWAY:
                 pass  # the readers say so
             await asyncio.sleep(TICK)
+
+    async def _roll_up(self) -> None:
+        """Step by step, so that commits go between; a sink that is behind stores first."""
+        while self._queue.size < self.settings.fetch:
+            if not await self.write(rollup.step, self.store):
+                await self.write(rollup.fold, self.store)
+                return
 
     async def _declare_gaps(self) -> None:
         holes = await self.write(lambda: self._holes.holes(self.store.state))

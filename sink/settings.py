@@ -6,12 +6,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class SinkSettings:
-    """`keep_age` in seconds, `keep_bytes` of the database file; 0: keep everything. Waits in seconds."""
+    """`keep_age` (verdicts), `keep_minutes` and `keep_hours` (roll-ups) in seconds, `keep_bytes` of the database file;
+    0: keep everything. Waits in seconds."""
 
     database: Path
     nats_url: str
     run_dir: Path
     keep_age: float = 30 * 86400.0
+    keep_minutes: float = 90 * 86400.0
+    keep_hours: float = 730 * 86400.0
     keep_bytes: int = 0
     commit_rows: int = 10_000  # a commit waits for so many rows …
     commit_wait: float = 0.25  # … or so long
@@ -20,8 +23,10 @@ class SinkSettings:
     fetch: int = 32  # messages asked of the stream ahead
     gap_deadline: float = 30.0  # a hole below the acknowledged position, this old with all read, is a gap
     retention_interval: float = 3600.0
+    rollup_interval: float = 30.0
     readers: int = 4  # questions answered at the same time
     query_timeout: float = 30.0
+    audit_timeout: float = 300.0
     memory_limit: str = "256MB"  # DuckDB's own; the process needs about 150 MB besides
     threads: int = 0  # DuckDB's; 0: one a CPU, at most 4
 

@@ -43,6 +43,12 @@ class RangeSet:
             first, past = min(first, self._firsts[i]), max(past, self._pasts[j - 1])
         self._firsts[i:j], self._pasts[i:j] = [first], [past]
 
+    def remove(self, first: int, past: int) -> None:
+        """Take [first, past) out."""
+        rest = RangeSet([(first, past)])
+        parts = [part for a, b in self for part in rest.missing(a, b)]
+        self._firsts, self._pasts = [a for a, _ in parts], [b for _, b in parts]
+
     def missing(self, first: int, past: int) -> list[tuple[int, int]]:
         """The parts of [first, past) that are not held, in order."""
         out = []

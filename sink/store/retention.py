@@ -1,7 +1,8 @@
 """Housekeeping off the hot path: rolling deletion by age and size, and merging of ranges and watermarks.
 
 Nothing goes silently: each deletion is a row of store.retention, and the ledger counts what was stored from ranges,
-which deletion does not touch. Policy records stay for good; they are what history is read by.
+which deletion does not touch. Only verdicts that are rolled up go, and only minutes that are folded into hours. Policy
+records stay for good; they are what history is read by.
 """
 
 import contextlib
@@ -9,32 +10,34 @@ import logging
 
 import duckdb
 
-from sink.errors import StoreError
+from sink.history.pairs import HOUR
+from sink.settings import SinkSettings
 from sink.store.database import now_ns
+from sink.store.rollup import folded
 from sink.store.store import Store
 
 log = logging.getLogger("ztlens.sink")
 
 MERGE_AT = 2_000
-"""Rows of store.ranges and store.watermarks beyond those needed before they are merged."""
-_SIZE_MARGIN = 0.9
+"""Rows of store.ranges, store.rolled and store.watermarks beyond those needed before they are merged."""
+_SIZE_MARGIN = 0.85
 """After a deletion by size the file's content is this share of the limit, so it is not done every time."""
 
 
 def merge(store: Store, at: int = MERGE_AT) -> bool:
-    """Replace the rows of store.ranges and store.watermarks by the few that say the same; True if it was worth it."""
+    """Replace the rows of ranges and watermarks by the few that say the same; True if it was worth it."""
     state = store.state
-    needed = sum(len(ring.held) for ring in state.rings.values()) + len(state.streams)
+    rings = state.rings.values()
+    needed = sum(len(ring.held) + len(ring.rolled) for ring in rings) + len(state.streams)
     if state.range_rows < needed + at:
         return False
-    connection = store.connection
-    with _Transaction(store):
-        connection.execute("DELETE FROM store.ranges")
-        connection.executemany(
-            "INSERT INTO store.ranges VALUES (?, ?, ?)",
-            [[ring.id, first, past] for ring in state.rings.values() for first, past in ring.held] or [[0, 0, 0]],
-        )
-        connection.execute("DELETE FROM store.ranges WHERE first = past")
+    held = [(ring.id, first, past) for ring in rings for first, past in ring.held]
+    rolled = [(ring.id, first, past) for ring in rings for first, past in ring.rolled]
+    with store.transaction("housekeeping") as connection:
+        for table, rows in (("ranges", held), ("rolled", rolled)):
+            connection.execute(f"DELETE FROM store.{table}")
+            if rows:
+                connection.executemany(f"INSERT INTO store.{table} VALUES (?, ?, ?)", rows)
         connection.execute(
             "CREATE OR REPLACE TEMP TABLE last_marks AS SELECT stream, max(sequence) AS sequence FROM store.watermarks"
             " GROUP BY stream"
@@ -51,69 +54,76 @@ def used_bytes(store: Store) -> int:
     return int(row[0]) if row else 0
 
 
-def apply(store: Store, keep_age: float, keep_bytes: int) -> int:
-    """Delete what is older than `keep_age` seconds, then the oldest verdicts above `keep_bytes`; 0: no limit.
+def _share_of_verdicts(store: Store) -> float:
+    """Of the bytes used, by rows: a row of verdicts and one of a roll-up need about the same room."""
+    counts = [store.connection.execute(f"SELECT count(*) FROM store.{name}").fetchone() or (0,)
+              for name in ("verdicts", "pairs_1m", "pairs_1h")]  # fmt: skip
+    total = sum(count for (count,) in counts)
+    return counts[0][0] / total if counts[0][0] else 1.0
 
-    Returns the verdicts deleted. Raises StoreError (nothing deleted).
+
+def apply(store: Store, settings: SinkSettings) -> int:
+    """Delete what is older than its `keep_` setting says, then the oldest verdicts above `keep_bytes`.
+
+    Returns the verdicts deleted. Raises StoreError: what was deleted before it stays so, the rest is tried again.
     """
-    deleted = 0
-    if keep_age > 0:
-        before = now_ns() - int(keep_age * 1e9)
-        deleted += _delete(store, before, "age")
-        with _Transaction(store):
+    now, deleted = now_ns(), 0
+    if settings.keep_age > 0:
+        before = now - int(settings.keep_age * 1e9)
+        deleted += _delete_verdicts(store, before, "age")
+        with store.transaction("housekeeping") as connection:
             # The last records of each ring stay: the ledger is made of them.
-            store.connection.execute(
+            connection.execute(
                 "DELETE FROM store.loss WHERE time < make_timestamp_ns(?) AND NOT final AND (ring, time) NOT IN ("
                 " SELECT (ring, max(time)) FROM store.loss GROUP BY ring UNION ALL"
                 " SELECT (ring, max(time)) FROM store.loss WHERE flows_live IS NOT NULL GROUP BY ring)",
                 [max(0, before)],
             )
-    used = used_bytes(store) if keep_bytes > 0 else 0
-    if used > keep_bytes > 0:
-        row = store.connection.execute(
-            "SELECT quantile_disc(epoch_ns(time), ?) FROM store.verdicts", [1 - _SIZE_MARGIN * keep_bytes / used]
-        ).fetchone()
-        if row and row[0] is not None:
-            deleted += _delete(store, int(row[0]) + 1, "size")
+    if settings.keep_minutes > 0:
+        before = min(now - int(settings.keep_minutes * 1e9), folded(store.connection))
+        _delete(store, "pairs_1m", before // HOUR * HOUR, "minutes")
+    if settings.keep_hours > 0:
+        _delete(store, "pairs_1h", (now - int(settings.keep_hours * 1e9)) // HOUR * HOUR, "hours")
+    deleted += _shrink(store, settings.keep_bytes) if settings.keep_bytes else 0
     if deleted:
         with contextlib.suppress(duckdb.Error):  # a reader on an old snapshot: the next checkpoint frees the blocks
             store.connection.execute("CHECKPOINT")
     return deleted
 
 
-def _delete(store: Store, before: int, cause: str) -> int:
-    """Delete verdicts older than `before` (ns since 1970), with a row per ring that says so."""
-    connection = store.connection
-    with _Transaction(store):
+def _shrink(store: Store, keep_bytes: int) -> int:
+    """Delete the oldest verdicts, so that about _SIZE_MARGIN of `keep_bytes` is used; how many.
+
+    Once, not until it is so: under a reader's snapshot nothing is freed yet, and everything would go.
+    """
+    used = used_bytes(store)
+    if used <= keep_bytes:
+        return 0
+    share = (used - _SIZE_MARGIN * keep_bytes) / (used * _share_of_verdicts(store))
+    row = store.connection.execute(
+        "SELECT quantile_disc(epoch_ns(time), ?) FROM store.verdicts", [min(1.0, share)]
+    ).fetchone()
+    return _delete_verdicts(store, int(row[0]) + 1, "size") if row and row[0] is not None else 0
+
+
+def _delete_verdicts(store: Store, before: int, cause: str) -> int:
+    """Those rolled up and older than `before` (ns since 1970); how many."""
+    rolled = [f"(ring = {ring.id} AND position < {past})"
+              for ring in store.state.rings.values() for _, past in list(ring.rolled)[:1]]  # fmt: skip
+    return _delete(store, "verdicts", before, cause, " OR ".join(rolled)) if rolled else 0
+
+
+def _delete(store: Store, table: str, before: int, cause: str, which: str = "true") -> int:
+    """Delete rows older than `before` (ns since 1970), with a row per ring in store.retention that says so."""
+    where = f"time < make_timestamp_ns({max(0, before)}) AND ({which})"
+    with store.transaction("housekeeping") as connection:
         connection.execute(
             "INSERT INTO store.retention SELECT make_timestamp_ns($now), $cause, ring, count(*), min(time), max(time)"
-            " FROM store.verdicts WHERE time < make_timestamp_ns($before) GROUP BY ring",
-            {"now": now_ns(), "cause": cause, "before": max(0, before)},
+            f" FROM store.{table} WHERE {where} GROUP BY ring",
+            {"now": now_ns(), "cause": cause},
         )
-        connection.execute("DELETE FROM store.verdicts WHERE time < make_timestamp_ns(?)", [max(0, before)])
-        row = connection.fetchone()
+        row = connection.execute(f"DELETE FROM store.{table} WHERE {where}").fetchone()
     count = int(row[0]) if row else 0
     if count:
-        log.info("retention by %s: %d verdicts deleted", cause, count)
+        log.info("retention by %s: %d rows of %s deleted", cause, count, table)
     return count
-
-
-class _Transaction:
-    """BEGIN … COMMIT on the writer's connection; on an error ROLLBACK and StoreError."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __enter__(self) -> None:
-        self._store.connection.execute("BEGIN")
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        connection = self._store.connection
-        try:
-            connection.execute("COMMIT" if error is None else "ROLLBACK")
-        except duckdb.Error as failure:
-            self._store.recover(failure)
-            raise StoreError(f"housekeeping: {str(failure).splitlines()[0]}", "it is tried again") from failure
-        if isinstance(error, duckdb.Error):
-            self._store.recover(error)
-            raise StoreError(f"housekeeping: {str(error).splitlines()[0]}", "it is tried again") from error

@@ -20,6 +20,7 @@ class Ring:
     acknowledged: int = 0  # JetStream has everything before this position
     closed: bool = False  # `acknowledged` is its end
     named: set[int] = field(default_factory=set)  # revisions whose rules and identities are stored
+    rolled: RangeSet = field(default_factory=RangeSet)
 
     def holes(self) -> list[tuple[int, int]]:
         """What was acknowledged, but is neither held nor known to be a gap."""
@@ -47,7 +48,7 @@ class State:
     streams: dict[str, Stream] = field(default_factory=dict)
     next_ring: int = 1
     next_stream: int = 1
-    range_rows: int = 0  # rows of store.ranges and store.watermarks: when to merge them
+    range_rows: int = 0  # rows of store.ranges, store.rolled and store.watermarks: when to merge them
 
 
 def load(connection: duckdb.DuckDBPyConnection) -> State:
@@ -60,6 +61,9 @@ def load(connection: duckdb.DuckDBPyConnection) -> State:
         state.next_ring = max(state.next_ring, number + 1)
     for number, first, past in connection.execute("SELECT * FROM store.ranges ORDER BY ring, first").fetchall():
         by_id[number].held.add(first, past)
+        state.range_rows += 1
+    for number, first, past in connection.execute("SELECT * FROM store.rolled ORDER BY ring, first").fetchall():
+        by_id[number].rolled.add(first, past)
         state.range_rows += 1
     for number, first, past in connection.execute("SELECT ring, first, past FROM store.gaps").fetchall():
         by_id[number].gaps.add(first, past)

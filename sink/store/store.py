@@ -7,8 +7,8 @@ is stored, and the new ranges go into the same transaction. The watermark only s
 import logging
 import threading
 import weakref
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -98,6 +98,11 @@ class Store:
         """The file; None in memory."""
         return self._settings.database if self._settings else None
 
+    @property
+    def where(self) -> str:
+        """The file, or `memory`."""
+        return str(self.path or "memory")
+
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of its own to the same database, for reading. Raises ReopenedError while it is opened anew."""
         with self._lock:
@@ -119,15 +124,13 @@ class Store:
         """Store a commit; the number of new rows. Raises StoreError: rolled back, give the same commit again."""
         work = _Work(self.state)
         try:
-            self._connection.execute("BEGIN")
-            work.write(self._connection, commit)
-            self._connection.execute("COMMIT")
-        except duckdb.Error as error:
+            with self.transaction(self.where) as connection:
+                work.write(connection, commit)
+        except StoreError:
             self.counters.verdicts.failed += commit.rows
             self.counters.records.failed += len(commit.records)
             self.counters.messages.failed += commit.messages
-            self.recover(error)
-            raise StoreError(f"{self.path or 'memory'}: {_first_line(error)}", _hint(error)) from error
+            raise
         work.adopt()
         self._count(commit, work)
         return work.stored
@@ -144,7 +147,20 @@ class Store:
         self.counters.messages.stored += commit.messages - commit.dead
         self.counters.messages.drop("dead", commit.dead)
 
-    def recover(self, error: Exception) -> None:
+    @contextmanager
+    def transaction(self, what: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """BEGIN … COMMIT on the writer's connection; on an error ROLLBACK and StoreError, which says `what` failed."""
+        try:
+            self._connection.execute("BEGIN")
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            self.recover(error)
+            if not isinstance(error, duckdb.Error):
+                raise
+            raise StoreError(f"{what}: {_first_line(error)}", _hint(error)) from error
+
+    def recover(self, error: BaseException) -> None:
         """End the transaction; after an I/O error DuckDB may refuse everything until the file is opened again."""
         with suppress(duckdb.Error):
             self._connection.execute("ROLLBACK")
@@ -193,14 +209,11 @@ class Store:
             return known
         note = "first seen" if known is None else "made anew" if known.created != created else "set back"
         number = self.state.next_stream
-        try:
-            self._connection.execute(
+        with self.transaction(self.where) as connection:
+            connection.execute(
                 "INSERT INTO store.streams VALUES (?, ?, ?, make_timestamp_ns(?), ?)",
                 [number, name, created, now_ns(), note],
             )
-        except duckdb.Error as error:
-            self.recover(error)
-            raise StoreError(f"{self.path or 'memory'}: {_first_line(error)}", _hint(error)) from error
         if known is not None:
             log.warning("stream %s was %s (created %s): reading it from its start", name, note, created)
         self.state.next_stream += 1
@@ -209,17 +222,12 @@ class Store:
 
     def declare_gaps(self, gaps: Sequence[tuple[Ring, int, int, str]]) -> None:
         """Record holes [first, past) of rings as gaps, with the cause. Raises StoreError."""
-        try:
-            self._connection.execute("BEGIN")
+        with self.transaction(self.where) as connection:
             for ring, first, past, cause in gaps:
-                self._connection.execute(
+                connection.execute(
                     "INSERT INTO store.gaps VALUES (?, ?, ?, make_timestamp_ns(?), ?)",
                     [ring.id, first, past, now_ns(), cause],
                 )
-            self._connection.execute("COMMIT")
-        except duckdb.Error as error:
-            self.recover(error)
-            raise StoreError(f"{self.path or 'memory'}: {_first_line(error)}", _hint(error)) from error
         for ring, first, past, cause in gaps:
             ring.gaps.add(first, past)
             log.warning(
@@ -276,7 +284,7 @@ class _Work:
                 self._insert_ring(connection, ring)
             else:
                 ring = Ring(known.id, node, name, known.stride, known.held.copy(), known.gaps.copy(),
-                            known.acknowledged, known.closed, set(known.named))  # fmt: skip
+                            known.acknowledged, known.closed, set(known.named), known.rolled.copy())  # fmt: skip
             self._rings[key] = ring
         if stride and ring.stride != stride and not len(ring.held) and not len(ring.gaps):
             ring.stride = stride
@@ -331,8 +339,7 @@ class _Work:
                     connection.execute(
                         "INSERT INTO store.gaps VALUES (?, ?, ?, ?, ?)", [ring.id, left, right, time, cause]
                     )
-        filled = RangeSet([(first, past)])
-        ring.gaps = RangeSet(part for a, b in ring.gaps for part in filled.missing(a, b))
+        ring.gaps.remove(first, past)
 
     def _write_records(self, connection: duckdb.DuckDBPyConnection, given: Sequence[PolicyRecord | LossRecord]) -> None:
         loss = []
@@ -350,7 +357,7 @@ class _Work:
             self.records += records.insert_loss(connection, loss)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

@@ -22,9 +22,10 @@ from schemas.verdict import STRIDE
 from sink import api
 from sink.client import History
 from sink.settings import SinkSettings
-from sink.store import Commit, Store, prepare, retention
+from sink.store import Commit, Store, prepare
 from tests.support import batches
 from tests.support.docs import DOCS, ROOT, blocks, marked
+from tests.support.rollups import keep
 from ztlens import show
 
 DOCUMENT = DOCS / "sql.md"
@@ -83,7 +84,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         filled(store, node, f"r{seed}", seed)
     old = prepare(batches.batch(batches.verdict(), node="n3", ring="r3"))
     store.append(Commit(batches=[old]))
-    assert retention.apply(store, time.time() - batches.CLOCK / 1e9 - 7200, 0) == 1
+    assert keep(store, keep_age=time.time() - batches.CLOCK / 1e9 - 7200) == 1
     store.close()
     return home
 

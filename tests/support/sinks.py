@@ -20,7 +20,7 @@ from sink.settings import SinkSettings
 
 def settings(directory: Path, url: str, **fields: Any) -> SinkSettings:
     """A sink below `directory`: a short deadline, and it keeps the made-up traffic of 2026, whatever the date."""
-    given: dict[str, Any] = {"gap_deadline": 1.0, "keep_age": 0.0} | fields
+    given: dict[str, Any] = {"gap_deadline": 1.0, "keep_age": 0.0, "keep_minutes": 0.0, "keep_hours": 0.0} | fields
     return SinkSettings(database=directory / "history.duckdb", nats_url=url, run_dir=directory / "run", **given)
 
 

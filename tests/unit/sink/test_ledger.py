@@ -8,8 +8,9 @@ import pytest
 from schemas.messages import FlowSums
 from schemas.verdict import STRIDE
 from sink.client import History
-from sink.store import Commit, Store, prepare, retention
+from sink.store import Commit, Store, prepare
 from tests.support import batches
+from tests.support.rollups import keep
 
 Rows = Callable[[Store, str], list[dict[str, Any]]]
 TRAFFIC = batches.traffic(300)
@@ -135,7 +136,7 @@ def test_a_ring_without_a_loss_record_is_not_accounted_for(memory: Store) -> Non
 
 def test_retention_does_not_change_what_was_stored(memory: Store) -> None:
     with_rows(memory, final=True)
-    assert retention.apply(memory, 1.0, 0) == N
+    assert keep(memory, keep_age=1.0) == N
     found = only(ledger(memory))
     assert (found["balanced"], found["events"]["stored"]) == (True, N)
 

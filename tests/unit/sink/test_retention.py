@@ -9,6 +9,7 @@ import numpy as np
 from schemas.verdict import STRIDE
 from sink.store import Commit, Store, prepare, retention
 from tests.support import batches
+from tests.support.rollups import keep, roll_up
 
 Open = Callable[..., Store]
 Rows = Callable[[Store, str], list[dict[str, Any]]]
@@ -25,8 +26,8 @@ def test_by_age(memory: Store, rows: Rows) -> None:
             records=[batches.loss_record(n, time=now + batches.CLOCK - int(9 * DAY * 1e9) + n) for n in range(4)],
         )
     )
-    assert retention.apply(memory, 2 * DAY, 0) == 5
-    assert retention.apply(memory, 2 * DAY, 0) == 0
+    assert keep(memory, keep_age=2 * DAY) == 5
+    assert keep(memory, keep_age=2 * DAY) == 0
     assert rows(memory, "SELECT count(*) AS n FROM verdicts") == [{"n": 7}]
     (told,) = rows(memory, "SELECT cause, node, ring, rows, epoch_ns(newest) - epoch_ns(oldest) AS span FROM retention")
     assert told == {"cause": "age", "node": "n1", "ring": "r1", "rows": 5, "span": 4}
@@ -39,11 +40,12 @@ def test_by_size(on_disk: Open, rows: Rows) -> None:
     given = batches.traffic(400_000, seconds=3000).rows
     for i in range(0, len(given), 100_000):
         store.append(Commit(batches=[prepare(batches.batch(given[i : i + 100_000], i * STRIDE))]))
+    roll_up(store)
     store.connection.execute("CHECKPOINT")
     before = retention.used_bytes(store)
-    deleted = retention.apply(store, 0, before // 2)
-    assert 0.4 * len(given) < deleted < 0.7 * len(given)
-    assert retention.used_bytes(store) < 0.75 * before
+    deleted = keep(store, keep_bytes=int(before * 0.8))
+    assert 0 < deleted < len(given)
+    assert 0.65 * before < retention.used_bytes(store) <= 0.8 * before
     (told,) = rows(store, "SELECT cause, rows FROM retention")
     assert told == {"cause": "size", "rows": deleted}
     left = rows(store, "SELECT count(*) AS n, epoch_ns(min(time)) AS oldest FROM verdicts")[0]
@@ -55,13 +57,13 @@ def test_by_size(on_disk: Open, rows: Rows) -> None:
 
 def test_no_limits_delete_nothing(memory: Store) -> None:
     memory.append(Commit(batches=[prepare(batches.batch(batches.verdict(time=1)))]))
-    assert retention.apply(memory, 0, 0) == 0
+    assert keep(memory) == 0
 
 
 def test_what_was_deleted_is_not_stored_again(memory: Store) -> None:
     batch = prepare(batches.batch(batches.traffic(30).rows))
     memory.append(Commit(batches=[batch]))
-    retention.apply(memory, 1.0, 0)
+    keep(memory, keep_age=1.0)
     assert memory.append(Commit(batches=[batch])) == 0
 
 

@@ -1,0 +1,170 @@
+"""What was said in a span of time, summed by pair: the roll-ups, and events where these do not reach.
+
+Whole hours come from store.pairs_1h, whole minutes from store.pairs_1m; minutes the span cuts, and what is not rolled
+up yet, from increments of the events. So a question about a month reads small tables, and is exact all the same.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import duckdb
+
+from schemas.codes import EventKind
+from sink.history.increments import BASE, EVENT, increments
+from sink.history.pairs import COLUMNS, FOR_EVER, HOUR, KEYS, MINUTE, SUMS, TOTALS, added, judged, summed, within
+from sink.store.ranges import RangeSet
+
+_NEW = int(EventKind.NEW)
+
+
+class Level(NamedTuple):
+    """`table` has rows of `length` ns of time, up to `until`; finer ones may be deleted before `finer_from`."""
+
+    table: str
+    length: int
+    until: int
+    finer_from: int
+
+
+class Piece(NamedTuple):
+    """[first, past) in rows of `table`, or in events. Not `exact`: the rows reach beyond what was asked for."""
+
+    table: str
+    first: int
+    past: int
+    exact: bool = True
+
+
+def pieces(first: int, past: int, levels: list[Level]) -> Iterator[Piece]:
+    """[first, past) in the coarsest rows that fit, coarse `levels` first; what is left at its ends in finer ones."""
+    if first >= past:
+        return
+    if not levels:
+        yield Piece("events", first, past)
+        return
+    table, length, until, finer_from = levels[0]
+    begin, end = -(-first // length) * length, min(past // length * length, until)
+    ends = [(first, past)]
+    if begin < end:
+        yield Piece(table, begin, end)
+        ends = [(first, begin), (end, past)]
+    for a, b in ends:
+        finer = a
+        if a < min(b, finer_from):
+            finer = -(-min(b, finer_from) // length) * length
+            yield Piece(table, a // length * length, finer, exact=False)
+        yield from pieces(finer, b, levels[1:])
+
+
+def relation(cursor: duckdb.DuckDBPyConnection, since: int | None = None, until: int | None = None) -> str:
+    """SQL, in parentheses, of rows that say everything of [since, until), ns since 1970; None: no bound.
+
+    Columns: ring, time, the keys and sums of the roll-ups, first_seen, last_seen, and
+    `detail`: false where finer rows than the span needs are deleted: the row reaches beyond the span, or holds what a
+    flow did before it;
+    `crossing`: in extra rows without flows, packets and bytes, how many flows that were open at `since` have an event
+    in the span, by what the last one says. Flows that touch the span: sum(flows + crossing).
+
+    To be used within one transaction on `cursor`, begun by the caller; a temporary table stays in it. Of what is not
+    rolled up yet, nothing is known as `duplicate`.
+    """
+    first, past = max(0, since or 0), FOR_EVER if until is None else min(until, FOR_EVER)
+    events_from, minutes_from, folded = _kept(cursor)
+    unrolled = _unrolled(cursor)
+    cursor.execute(
+        f"CREATE OR REPLACE TEMP TABLE events_of_span AS SELECT {COLUMNS}, true AS detail FROM store.pairs_1m LIMIT 0"
+    )
+    parts = [f"SELECT {COLUMNS}, detail, 0::UBIGINT AS crossing FROM events_of_span"]
+    for ring, ranges in unrolled.items():
+        for begin, end in ranges:
+            _add_unrolled(cursor, ring, (begin, end), (first, past))
+    levels = [Level("pairs_1h", HOUR, folded, minutes_from), Level("pairs_1m", MINUTE, FOR_EVER, events_from)]
+    for piece in pieces(first, past, levels):
+        if piece.table == "events":
+            for ring, ranges in unrolled.items():
+                _add_cut(cursor, ring, piece, ranges)
+        else:
+            parts.append(
+                f"SELECT {COLUMNS}, {piece.exact}, 0 FROM store.{piece.table} WHERE {within(piece.first, piece.past)}"
+            )
+    if since is not None:
+        parts.append(_crossing(first, past))
+    return f"({' UNION ALL '.join(parts)})"
+
+
+def _kept(cursor: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
+    """Where events and minutes begin, for older ones may be deleted, and where hours end; ns since 1970."""
+    row = cursor.execute(
+        f"""SELECT coalesce(max(epoch_ns(newest)) FILTER (cause IN ('age', 'size')) + 1, 0),
+            coalesce((max(epoch_ns(newest)) FILTER (cause = 'minutes') // {HOUR} + 1) * {HOUR}, 0),
+            (SELECT coalesce(max(epoch_ns(before)), 0) FROM store.folded) FROM store.retention"""
+    ).fetchone()
+    return (int(row[0]), int(row[1]), int(row[2])) if row else (0, 0, 0)
+
+
+def _unrolled(cursor: duckdb.DuckDBPyConnection) -> dict[int, RangeSet]:
+    """By ring, the ranges that are stored but not rolled up."""
+    held: dict[int, RangeSet] = {}
+    for ring, first, past in cursor.execute("SELECT ring, first, past FROM store.ranges").fetchall():
+        held.setdefault(ring, RangeSet()).add(first, past)
+    for ring, first, past in cursor.execute("SELECT ring, first, past FROM store.rolled").fetchall():
+        held[ring].remove(first, past)
+    return held
+
+
+def _add_unrolled(
+    cursor: duckdb.DuckDBPyConnection, ring: int, positions: tuple[int, int], span: tuple[int, int]
+) -> None:
+    """What the events at `positions`, which are not rolled up, add within the span."""
+    where = f"ring = {ring} AND position >= {positions[0]} AND position < {positions[1]}"
+    open_before = f"SELECT {', '.join(BASE)} FROM store.open_flows WHERE ring = {ring} AND NOT ended"
+    _add(cursor, where, f"{open_before} AND flow_id IN (SELECT flow_id FROM events)", judged(ring, *positions), span)
+
+
+def _add_cut(cursor: duckdb.DuckDBPyConnection, ring: int, piece: Piece, unrolled: RangeSet) -> None:
+    """What the events of a part of a minute add; those of `unrolled` are seen to already."""
+    where = f"ring = {ring} AND {within(piece.first, piece.past)}"
+    where += "".join(f" AND NOT (position >= {first} AND position < {past})" for first, past in unrolled)
+    totals = ", ".join(f"max(v.{name}) AS {name}" for name in TOTALS)  # totals never fall
+    before = f"""SELECT max(v.position) AS position, flow_id, {totals} FROM store.verdicts AS v JOIN (
+            SELECT flow_id, min(position) AS first FROM events WHERE flow_id <> 0
+            GROUP BY flow_id HAVING min(event) <> {_NEW}
+        ) AS e USING (flow_id)
+        WHERE ring = {ring} AND time < make_timestamp_ns({piece.first}) AND v.position < e.first GROUP BY flow_id"""
+    verdicts = f"(SELECT ring, position, {', '.join(KEYS[:-1])} FROM store.verdicts WHERE ring = {ring})"
+    _add(cursor, where, before, verdicts, (piece.first, piece.past), f"bool_and(flows = 0 OR event = {_NEW})")
+
+
+def _add(  # noqa: PLR0917 – what is asked, in the order it is asked
+    cursor: duckdb.DuckDBPyConnection,
+    where: str,
+    before: str,
+    verdicts: str,
+    span: tuple[int, int],
+    detail: str = "true",
+) -> None:
+    """Add increments of the events `where`, after those that `before` asks for, to events_of_span."""
+    events = cursor.execute(f"SELECT {', '.join(EVENT)} FROM store.verdicts WHERE {where}").to_arrow_table()
+    if not events:
+        return
+    cursor.register("events", events)
+    rows = increments(events, cursor.execute(before).to_arrow_table()).rows
+    cursor.unregister("events")
+    cursor.register("increments", rows)
+    cursor.execute(f"INSERT INTO events_of_span {summed(added(verdicts), MINUTE, *span, f', {detail}')}")
+    cursor.unregister("increments")
+
+
+def _crossing(first: int, past: int) -> str:
+    """Flow ids of one CPU rise with the moments the flows began: a flow below all that began in the span crosses."""
+    none = ", ".join(f"0 AS {name}" for name in SUMS)
+    keys = ", ".join(f"v.{name}" for name in KEYS[:-1])
+    return f"""SELECT v.ring, v.time, {keys}, false AS duplicate, {none}, v.time, v.time, true, 1
+        FROM store.verdicts AS v JOIN (
+            SELECT e.ring, max(e.position) AS position FROM store.verdicts AS e LEFT JOIN (
+                SELECT ring, flow_id >> 48 AS cpu, min(flow_id) AS least FROM store.verdicts
+                WHERE time >= make_timestamp_ns({first}) AND event = {_NEW} GROUP BY ALL
+            ) AS born ON born.ring = e.ring AND born.cpu = e.flow_id >> 48
+            WHERE {within(first, past, "e.time")} AND e.flow_id <> 0
+                AND (born.least IS NULL OR e.flow_id < born.least) GROUP BY e.ring, e.flow_id
+        ) AS last ON last.ring = v.ring AND last.position = v.position"""

@@ -1,0 +1,153 @@
+"""Roll-ups: what each pair said in each minute and hour, exact, kept longer than the verdicts it is made from.
+
+A step takes events of a ring that are complete (no hole before them) and not rolled up yet, turns them into
+increments, and stores their sums by minute, the range they cover and the flows left open in one transaction: a kill
+leaves all of it or nothing, and each event counts once. Minutes are folded into hours when the hour is over; what comes
+later still is added to both.
+
+A conversation that several nodes see is counted once: it belongs to the node whose record of it was rolled up first,
+the flows of the others are `duplicate`. Untracked events name no conversation and are never duplicates.
+"""
+
+import duckdb
+
+from sink.history.increments import BASE, EVENT, increments
+from sink.history.pairs import HOUR, KEYS, MINUTE, TOTALS, added, judged, summed
+from sink.store.database import now_ns
+from sink.store.ranges import RangeSet
+from sink.store.state import Ring
+from sink.store.store import Store
+
+STEP_EVENTS = 250_000
+"""Events a step takes at most."""
+SETTLED = 300_000_000_000
+"""ns after its end at which an hour is folded."""
+SKEW = 10_000_000_000
+"""ns by which two nodes' clocks may differ for their records to be of one conversation."""
+REMEMBERED = 600_000_000_000
+"""ns, in the history's own time, that an ended flow is remembered for where there are several nodes."""
+
+# Flows of `last_events` that another node owns: the same ends (of TCP, UDP and SCTP either way round, for who came
+# later may have taken them the other way) at the same time.
+_ENDS = (("src_hi", "dst_hi"), ("src_lo", "dst_lo"), ("sport", "dport"))
+_EITHER_WAY = (
+    " AND ".join(f"o.{a} = l.{a} AND o.{b} = l.{b}" for a, b in _ENDS),
+    " AND ".join(f"o.{a} = l.{b} AND o.{b} = l.{a}" for a, b in _ENDS) + " AND l.proto IN (6, 17, 132)",
+)
+_OWNED = " UNION ALL ".join(
+    f"""SELECT l.flow_id FROM last_events AS l JOIN store.open_flows AS o
+            ON o.family = l.family AND o.proto = l.proto AND {ends}
+        WHERE l.duplicate IS NULL AND NOT o.duplicate AND o.ring IN (SELECT unnest($others))
+        AND epoch_ns(o.first_seen) - {SKEW} <= epoch_ns(l.time) AND (epoch_ns(o.time) + {SKEW} >= epoch_ns(l.first_seen)
+            OR NOT (o.ended OR o.ring IN (SELECT unnest($closed))))"""
+    for ends in _EITHER_WAY
+)
+
+
+def waiting(ring: Ring) -> list[tuple[int, int]]:
+    """Ranges of `ring` that are stored, complete (no hole before them; a gap is none) and not rolled up."""
+    both = ring.held.copy()
+    for first, past in ring.gaps:
+        both.add(first, past)
+    complete = next((past for first, past in both if first == 0), 0)
+    left = ring.rolled.missing(0, complete)
+    return [part for a, b in left for part in RangeSet(ring.held.missing(a, b)).missing(a, b)]
+
+
+def step(store: Store, events: int = STEP_EVENTS) -> int:
+    """Roll up the next events, at most `events` of one ring; how many. Raises StoreError: rolled back, try again."""
+    for ring in store.state.rings.values():
+        for first, end in waiting(ring)[:1]:
+            past = min(end, first + events * ring.stride)
+            with store.transaction("roll-up"):
+                _roll(store, ring, first, past)
+            ring.rolled.add(first, past)
+            store.state.range_rows += 1
+            return (past - first) // ring.stride
+    return 0
+
+
+def fold(store: Store, now: int | None = None) -> bool:
+    """Fold minutes into hours up to the last hour that is over at `now` (ns since 1970). Raises StoreError."""
+    before = ((now_ns() if now is None else now) - SETTLED) // HOUR * HOUR
+    since = folded(store.connection)
+    if before <= since:
+        return False
+    with store.transaction("roll-up"):
+        store.connection.execute(f"INSERT INTO store.pairs_1h {summed('store.pairs_1m', HOUR, since, before)}")
+        store.connection.execute("INSERT INTO store.folded VALUES (make_timestamp_ns(?))", [before])
+    return True
+
+
+def folded(connection: duckdb.DuckDBPyConnection) -> int:
+    """Minutes before this moment (ns since 1970) are in store.pairs_1h."""
+    row = connection.execute("SELECT coalesce(epoch_ns(max(before)), 0) FROM store.folded").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _roll(store: Store, ring: Ring, first: int, past: int) -> None:
+    connection = store.connection
+    span = {"ring": ring.id, "first": first, "past": past}
+    connection.execute("INSERT INTO store.rolled VALUES ($ring, $first, $past)", span)
+    wanted = "ring = $ring AND position >= $first AND position < $past"
+    later = max((end for _, end in ring.rolled), default=0)
+    if later > past:
+        # These filled a gap. The totals of a flow with later events are counted already.
+        wanted += f""" AND NOT flow_id IN (SELECT flow_id FROM store.verdicts
+            WHERE ring = $ring AND position >= $past AND position < {later} AND flow_id <> 0)"""
+    events = connection.execute(f"SELECT {', '.join(EVENT)} FROM store.verdicts WHERE {wanted}", span).to_arrow_table()
+    connection.register("events", events)
+    base = connection.execute(
+        f"SELECT {', '.join(BASE)} FROM store.open_flows WHERE ring = $ring AND NOT ended"
+        " AND flow_id IN (SELECT flow_id FROM events)",
+        {"ring": ring.id},
+    ).to_arrow_table()
+    connection.unregister("events")
+    found = increments(events, base)
+    connection.register("increments", found.rows)
+    connection.register("flows", found.flows)
+    try:
+        _note(store, ring, span)
+    finally:
+        connection.unregister("increments")
+        connection.unregister("flows")
+
+
+def _note(store: Store, ring: Ring, span: dict[str, int]) -> None:
+    """Store what `increments` and `flows` say of `ring`."""
+    connection = store.connection
+    rings = store.state.rings.values()
+    others = [one.id for one in rings if one.node != ring.node]
+    closed = [one.id for one in rings if one.closed]
+    verdict = ", ".join(f"v.{name}" for name in KEYS[:-1])
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE last_events AS
+            SELECT v.ring, v.flow_id, v.position, v.time, coalesce(o.first_seen, f.first_seen) AS first_seen, v.sport,
+                {verdict}, o.duplicate, {", ".join(f"v.{name}" for name in TOTALS)}, f.ended
+            FROM flows AS f JOIN store.verdicts AS v ON v.position = f.position
+                LEFT JOIN store.open_flows AS o ON o.ring = v.ring AND o.flow_id = v.flow_id
+            WHERE v.ring = $ring AND v.position >= $first AND v.position < $past AND (NOT f.ended OR $several)""",
+        {**span, "several": bool(others)},
+    )
+    connection.execute(
+        f"UPDATE last_events SET duplicate = {f'flow_id IN ({_OWNED})' if others else 'false'} WHERE duplicate IS NULL",
+        {"others": others, "closed": closed} if others else {},
+    )
+    verdicts = judged(ring.id, span["first"], span["past"])
+    if others:
+        of = "LEFT JOIN last_events AS l ON l.flow_id = i.flow_id"
+        rows = added(verdicts, "coalesce(l.duplicate, false)", of)
+    else:
+        rows = added(verdicts)
+    connection.execute(f"INSERT INTO store.pairs_1m {summed(rows, MINUTE)}")
+    connection.execute(f"INSERT INTO store.pairs_1h {summed(rows, HOUR, past=folded(connection))}")
+    connection.execute(
+        "DELETE FROM store.open_flows WHERE ring = ? AND flow_id IN (SELECT flow_id FROM flows)", [ring.id]
+    )
+    connection.execute("INSERT INTO store.open_flows SELECT * FROM last_events")
+    if others:
+        connection.execute(
+            "DELETE FROM store.open_flows WHERE ended AND ring = $ring AND epoch_ns(time) + $remembered <"
+            " (SELECT max(epoch_ns(time)) FROM last_events)",
+            {"ring": ring.id, "remembered": REMEMBERED},
+        )
