@@ -43,12 +43,12 @@ class Cap:
         self._tokens = min(most, self._tokens + (now - self._filled) * rate)
         self._filled = now
 
-    def choose(self, rows: np.ndarray, *, behind: bool = False) -> np.ndarray:
-        """Indices of the rows there is room for now, ascending: denials first, then the earliest."""
+    def choose(self, decisions: np.ndarray, *, behind: bool = False) -> np.ndarray:
+        """Indices of the verdicts there is room for now, ascending: denials first, then the earliest."""
         rate = self._rate * BEHIND_SHARE if behind else float(self._rate)
         most = rate * BEHIND_BURST if behind else rate
         self._refill(rate, most)
-        denied = rows["decision"] == Decision.DENY
+        denied = decisions == Decision.DENY
         denials = np.flatnonzero(denied)[: int(self._tokens)]
         room = max(0, int(self._tokens - len(denials) - most * DENIAL_SHARE))
         others = np.flatnonzero(~denied)[:room]
@@ -70,7 +70,7 @@ class Live:
         if client is None:
             self.failed += len(rows)
             return
-        chosen = self._cap.choose(rows, behind=behind)
+        chosen = self._cap.choose(rows["decision"], behind=behind)
         self.capped += len(rows) - len(chosen)
         for at in range(0, len(chosen), SLICE):
             batch = present(rows[chosen[at : at + SLICE]], self._names, clock, node=self._node, ring=ring)

@@ -87,16 +87,15 @@ def encode(rows: np.ndarray, *, node: str, ring: str, start: int, clock: int, re
 
 
 def encode_replayed(
-    rows: np.ndarray, positions: np.ndarray, *, node: str, ring: str, start: int, replay: str, due: int
+    columns: dict[str, np.ndarray], *, node: str, ring: str, start: int, replay: str, due: int
 ) -> bytes:
-    """Pack recorded `rows`, whose `time` is ns since 1970 UTC, for a replay; `positions` u8 of shape (n,)."""
-    n = len(rows)
-    columns = {name: np.ascontiguousarray(rows[name]).tobytes() for name in TYPES}
+    """Pack recorded verdicts, `time` in ns since 1970 UTC, for a replay; a column `position` u8, all of shape (n,)."""
+    n = len(columns["position"])
     return _encoder.encode(
         {
             "v": VERSION, "node": node, "ring": ring, "start": start, "end": start + n * STRIDE, "stride": STRIDE,
-            "n": n, "clock": 0, "rev": int(rows["revision"].max(initial=0)), "t": _REPLAYED_TYPES,
-            "c": columns | {"position": positions.astype(_POSITION, copy=False).tobytes()},
+            "n": n, "clock": 0, "rev": int(columns["revision"].max(initial=0)), "t": _REPLAYED_TYPES,
+            "c": {name: columns[name].tobytes() for name in _REPLAYED_TYPES},
             "replay": replay, "due": due,
         }
     )  # fmt: skip

@@ -42,17 +42,16 @@ def stored_columns(batch: Envelope) -> dict[str, np.ndarray]:
     return out
 
 
-def wire_rows(found: pa.Table) -> np.ndarray:
-    """Rows of store.verdicts as schemas.verdict.DTYPE, shape (n,): `stored_columns` undone, with wall clock."""
-    out = np.zeros(found.num_rows, DTYPE)
+def wire_columns(found: pa.Table) -> dict[str, np.ndarray]:
+    """Column of schemas.verdict → array (n,) of rows of store.verdicts: `stored_columns` undone, with wall clock."""
+    out = {}
     for name in DTYPE.names or ():
         if name in _ADDRESSES:
             halves = np.empty((found.num_rows, 2), ">u8")
             halves[:, 0], halves[:, 1] = found[f"{name}_hi"].to_numpy(), found[f"{name}_lo"].to_numpy()
             out[name] = halves.view(DTYPE[name]).ravel()
         else:
-            column = found[name].to_numpy()
-            out[name] = column.view("u8") if name == "time" else column
+            out[name] = found[name].to_numpy().view(DTYPE[name])
     return out
 
 

@@ -55,7 +55,7 @@ def replay_(
     source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="An exported directory.")] = None,
     from_stream: Annotated[bool, typer.Option("--from-stream", help="JetStream's verdicts, not the store's.")] = False,
     session: Annotated[str, typer.Option(metavar="NAME", help="Name in the subjects and in every message.")] = "",
-    forms: Annotated[str, typer.Option(metavar="batches,live", help="What to publish.")] = "batches,live",
+    forms: Annotated[str, typer.Option(metavar="batches,live", help="What to publish; at max batches alone.")] = "",
     output: Annotated[
         str, typer.Option("-o", "--output", metavar="compact|json|dict", help="Print; publish nothing.")
     ] = "",
@@ -70,6 +70,8 @@ def replay_(
         raise BadInput("-o prints and publishes nothing, so there is no session", "leave -o or --session out")
     if source is not None and from_stream:
         raise BadInput("--from and --from-stream exclude each other", "leave one of them out")
+    factor = schedule.speed(speed)
+    forms = forms or ("batches" if factor == schedule.MAX else "batches,live")
     chosen = tuple(dict.fromkeys(form.strip() for form in forms.split(",")))
     if not set(chosen) <= set(publish.FORMS):
         raise BadInput(f"{forms!r} are not forms of a replay", "some of " + ", ".join(publish.FORMS))
@@ -77,7 +79,7 @@ def replay_(
         predicate(replace(asked, since="", until="")), _nanoseconds(asked.since), _nanoseconds(asked.until), source,
         from_stream,
     )  # fmt: skip
-    plan = schedule.Schedule(schedule.speed(speed), round(times.duration(longest) * 1e9) if longest else None)
+    plan = schedule.Schedule(factor, round(times.duration(longest) * 1e9) if longest else None)
     session = session or f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
     url = "" if output and not from_stream else running.nats_url(settings)
     one = Replay(session, plan)
@@ -98,12 +100,14 @@ def _nanoseconds(text: str) -> int | None:
 
 
 async def _publish(one: Replay, settings: Settings, what: _Asked, url: str, forms: tuple[str, ...]) -> None:
+    from collector.settings import CollectorSettings
     from ztlens.replay.publish import Publisher
 
     await nats.check(url)
     async with AsyncExitStack() as stack:
         client = await _connected(stack, url)
-        publisher = Publisher(client, one.session, settings.node, forms, settings["live_cap"])
+        cap = settings["live_cap"] if settings.given("live_cap") else CollectorSettings.live_cap
+        publisher = Publisher(client, one.session, settings.node, forms, cap)
         windows = await _windows(stack, settings, what, url)
         show.say(f"session {one.session}; to see it: ztlens observe --replay {one.session}")
         await one.publish(windows, publisher)

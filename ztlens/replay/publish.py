@@ -1,11 +1,10 @@
 """Where a replay goes: a session's subjects on NATS, or lines on stdout."""
 
-from collections.abc import Iterator
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-import numpy as np
 
 from collector.live import Cap
 from schemas import envelope, messages, subjects
@@ -37,8 +36,8 @@ class Output(Protocol):
         """Before the first part of a window: names its rows need."""
         ...
 
-    async def send(self, part: Window, due: int) -> None:
-        """`due` in ns since the replay began."""
+    async def send(self, part: Window, due: int, *, behind: bool) -> None:
+        """`due` in ns since the replay began; `behind`: it is past that already."""
         ...
 
 
@@ -50,25 +49,18 @@ def _head(session: str, *tokens: str) -> str:
 
 def _present(part: Window, names: dict[RingKey, Names], **constant: Any) -> list[dict[str, Any]]:
     """Verdicts as maps, in order; with `position`, and `constant` in each."""
-    out: list[dict[str, Any]] = [{}] * len(part.rows)
-    positions = part.positions.tolist()
-    for number, index in _by_ring(part):
-        node, ring = part.rings[number]
+    out = []
+    for (node, ring), of_ring in part.by_ring():
         known: AnyNames = names.get((node, ring)) or NoNames()
-        maps = present(part.rows[index], known, 0, node=node, ring=ring, **constant)
-        for i, verdict in zip(index.tolist(), maps, strict=True):
-            out[i] = verdict | {"position": positions[i]}
-    return out
+        maps = present(of_ring.rows(), known, 0, node=node, ring=ring, **constant)
+        out += [
+            verdict | {"position": position}
+            for verdict, position in zip(maps, of_ring.columns["position"].tolist(), strict=True)
+        ]
+    return sorted(out, key=_place) if len(part.rings) > 1 else out
 
 
-def _by_ring(part: Window) -> Iterator[tuple[int, np.ndarray]]:
-    """Ring and indices of its rows, ascending; the ring of the earliest row first."""
-    if (part.ring == part.ring[0]).all():
-        yield int(part.ring[0]), np.arange(len(part.ring))
-        return
-    numbers, firsts = np.unique(part.ring, return_index=True)
-    for number in numbers[np.argsort(firsts)].tolist():
-        yield number, np.flatnonzero(part.ring == number)
+_place = itemgetter("time_ns", "node", "ring", "position")
 
 
 class Publisher:
@@ -95,38 +87,35 @@ class Publisher:
                 subject = subjects.replay(self._session, subjects.policy(record.node))
                 await self._client.publish(subject, messages.encode_replayed(record, self._session))
 
-    async def send(self, part: Window, due: int) -> None:
-        """Batches in the order of their first stamps."""
+    async def send(self, part: Window, due: int, *, behind: bool) -> None:
+        """Batches in the order of their first stamps, then maps: these give way when time is short."""
         if "batches" in self._forms:
             cuts = [
-                (index[at : at + MESSAGE_ROWS], part.rings[number])
-                for number, index in _by_ring(part)
-                for at in range(0, len(index), MESSAGE_ROWS)
+                (int(of_ring.time[at]), key, of_ring.part(at, at + MESSAGE_ROWS))
+                for key, of_ring in part.by_ring()
+                for at in range(0, len(of_ring), MESSAGE_ROWS)
             ]
-            for index, (node, ring) in sorted(cuts, key=lambda cut: int(cut[0][0])):
+            for _, (node, ring), cut in sorted(cuts, key=itemgetter(0, 1)):
                 start = self._sent.get((node, ring), 0)
                 data = envelope.encode_replayed(
-                    part.rows[index], part.positions[index], node=node, ring=ring, start=start * STRIDE,
-                    replay=self._session, due=due,
-                )  # fmt: skip
+                    cut.columns, node=node, ring=ring, start=start * STRIDE, replay=self._session, due=due
+                )
                 await self._client.publish(subjects.replay(self._session, subjects.verdicts(node)), data)
-                self._sent[node, ring] = start + len(index)
+                self._sent[node, ring] = start + len(cut)
         if self._cap is not None:
-            await self._live(part, self._cap)
+            chosen = self._cap.choose(part.columns["decision"], behind=behind)
+            self.live_capped += len(part) - len(chosen)
+            for at in range(0, len(chosen), SLICE):
+                await self._live(part.taken(chosen[at : at + SLICE]))
 
-    async def _live(self, part: Window, cap: Cap) -> None:
-        chosen = cap.choose(part.rows)
-        self.live_capped += len(part.rows) - len(chosen)
-        for at in range(0, len(chosen), SLICE):
-            index = chosen[at : at + SLICE]
-            some = Window(part.rows[index], part.positions[index], part.ring[index], part.rings)
-            for verdict in _present(some, self._names, replay=self._session):
-                head = _head(
-                    self._session, verdict["node"], verdict["decision"], verdict["src_identity"],
-                    verdict["dst_identity"], verdict["proto"],
-                )  # fmt: skip
-                await self._client.publish(f"{head}{verdict['dport']}", _encode(verdict))
-            self.live_sent += len(index)
+    async def _live(self, part: Window) -> None:
+        for verdict in _present(part, self._names, replay=self._session):
+            head = _head(
+                self._session, verdict["node"], verdict["decision"], verdict["src_identity"], verdict["dst_identity"],
+                verdict["proto"],
+            )  # fmt: skip
+            await self._client.publish(f"{head}{verdict['dport']}", _encode(verdict))
+        self.live_sent += len(part)
 
     async def progress(self, record: ReplayRecord) -> None:
         """How far it is; behind everything sent before."""
@@ -148,9 +137,9 @@ class Shown:
         """Names for the lines to come."""
         self._names = Names.by_ring(window.policies)
 
-    async def send(self, part: Window, due: int) -> None:
+    async def send(self, part: Window, due: int, *, behind: bool) -> None:
         """Print."""
-        for at in range(0, len(part.rows), MESSAGE_ROWS):
+        for at in range(0, len(part), MESSAGE_ROWS):
             maps = _present(part.part(at, at + MESSAGE_ROWS), self._names)
             self._printer.write(
                 {name: verdict[name] for name in COLUMNS} | {"time": verdict["time_ns"]} for verdict in maps

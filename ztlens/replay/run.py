@@ -30,11 +30,11 @@ class Totals:
     begun: float = 0.0
     seconds: float = 0.0
 
-    def add(self, rows: np.ndarray) -> None:
-        """Sent just now, in the order of time."""
-        self.verdicts += len(rows)
-        self.first = self.first or int(rows["time"][0])
-        self.last = max(self.last, int(rows["time"][-1]))
+    def add(self, part: Window) -> None:
+        """Sent just now."""
+        self.verdicts += len(part)
+        self.first = self.first or int(part.time[0])
+        self.last = max(self.last, int(part.time[-1]))
 
 
 class Replay:
@@ -56,10 +56,10 @@ class Replay:
             async for window in ahead(windows):
                 await output.learn(window)
                 for part in parts(window, span):
-                    due = self._schedule.due(int(part.rows["time"][0]))
-                    await self._schedule.wait(due)
-                    await output.send(part, due)
-                    totals.add(part.rows)
+                    due = self._schedule.due(int(part.time[0]))
+                    behind = await self._schedule.wait(due)
+                    await output.send(part, due, behind=behind)
+                    totals.add(part)
         finally:
             totals.seconds = time.monotonic() - totals.begun
 
@@ -105,10 +105,9 @@ def parts(window: Window, span: int | None) -> Iterator[Window]:
     if span is None:
         yield window
         return
-    stamps = window.rows["time"].astype("i8")
     at = 0
-    while at < len(stamps):
-        past = int(np.searchsorted(stamps, stamps[at] + span))
+    while at < len(window):
+        past = int(np.searchsorted(window.time, window.time[at] + span))
         yield window.part(at, past)
         at = past
 

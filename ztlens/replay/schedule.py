@@ -61,13 +61,14 @@ class Schedule:
         self._last = max(self._last, due)
         return due
 
-    async def wait(self, due: int) -> None:
-        """Return when it is due; the first call is the begin."""
+    async def wait(self, due: int) -> bool:
+        """Return when it is due; the first call is the begin. Whether it was past due already, noticeably."""
         if self.factor == MAX:
-            return
+            return False
         if self._begun is None:
             self._begun = self._clock() - due
         at = self._begun + due
         while (left := at - self._clock()) > 0:
             await self._sleep(left / 1e9)
         self.late += -left > LATE
+        return -left > LATE // 2

@@ -16,6 +16,7 @@ from schemas.codes import IdentityId, RuleId
 from schemas.messages import IdentityInfo, PolicyRecord, RuleInfo
 from schemas.present import reserved_identity, reserved_rule
 from schemas.tables import VERDICT_COLUMNS
+from schemas.verdict import DTYPE
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,20 +42,48 @@ _COLUMNS = ", ".join(f"s.{name}" for name, _ in VERDICT_COLUMNS)
 class Window:
     """Verdicts in the order of time, node, ring, position.
 
-    `rows` of schemas.verdict.DTYPE, shape (n,), with `time` in ns since 1970 UTC; `positions` u8, in bytes of the ring;
-    `ring` u4, index into `rings`. `policies`: the names behind the numbers of these rows.
+    `columns` of schemas.verdict, `time` in ns since 1970 UTC, and `position`, in bytes of the ring; arrays (n,) as all
+    here. `ring` u4: keys of `rings`. `policies`: the names behind the numbers of these verdicts.
     """
 
-    rows: np.ndarray
-    positions: np.ndarray
+    columns: dict[str, np.ndarray]
     ring: np.ndarray
     rings: dict[int, RingKey]
     policies: list[PolicyRecord] = field(default_factory=list)
 
+    def __len__(self) -> int:
+        return len(self.ring)
+
+    @property
+    def time(self) -> np.ndarray:
+        """Stamps, i8."""
+        return self.columns["time"].view("i8")
+
     def part(self, first: int, past: int) -> "Window":
-        """Rows [first, past)."""
-        cut = slice(first, past)
-        return replace(self, rows=self.rows[cut], positions=self.positions[cut], ring=self.ring[cut])
+        """Verdicts [first, past); no copy."""
+        columns = {name: column[first:past] for name, column in self.columns.items()}
+        return replace(self, columns=columns, ring=self.ring[first:past])
+
+    def taken(self, index: np.ndarray) -> "Window":
+        """Those of `index`, in its order."""
+        columns = {name: np.take(column, index) for name, column in self.columns.items()}
+        return replace(self, columns=columns, ring=np.take(self.ring, index))
+
+    def by_ring(self) -> Iterator[tuple[RingKey, "Window"]]:
+        """A part for each ring; the ring of the earliest verdict first."""
+        if (self.ring == self.ring[0]).all():
+            yield self.rings[int(self.ring[0])], self
+            return
+        numbers, firsts = np.unique(self.ring, return_index=True)
+        for number in numbers[np.argsort(firsts)].tolist():
+            yield self.rings[number], self.taken(np.flatnonzero(self.ring == number))
+
+    def rows(self) -> np.ndarray:
+        """As one structured array of schemas.verdict.DTYPE."""
+        out = np.empty(len(self), DTYPE)
+        for name in DTYPE.names or ():
+            out[name] = self.columns[name]
+        return out
 
 
 class Names:
@@ -127,21 +156,29 @@ class Reader:
             ) AS w JOIN store.rings AS r ON r.node = w.node AND r.ring = w.ring){limit}"""
 
     def _window(self, found: "pyarrow.Table") -> Window:
-        from sink.store.rows import wire_rows
+        from sink.store.rows import wire_columns
 
-        ring, positions = found["ring"].to_numpy(), found["position"].to_numpy()
-        present = np.unique(ring).tolist()
-        if not self._rings.keys() >= set(present):
+        columns = wire_columns(found) | {"position": found["position"].to_numpy()}
+        ring = found["ring"].to_numpy()
+        pairs = np.unique(ring.astype("u8") << np.uint64(32) | columns["revision"]).tolist()
+        present = {pair >> 32 for pair in pairs}
+        if not self._rings.keys() >= present:
             table = self._history.sql("SELECT id, node, ring FROM store.rings")
             self._rings = {row["id"]: (row["node"], row["ring"]) for row in table.to_pylist()}
-        rows = wire_rows(found)
+        policies = [record for pair in pairs if (record := self._policy(pair >> 32, pair & 0xFFFFFFFF))]
+        given = Window(columns, ring, {number: self._rings[number] for number in present}, policies)
+        return given.taken(self._order(given))
+
+    def _order(self, given: Window) -> np.ndarray:
+        """Stamps are nearly in order and hardly ever alike, which a stable sort makes use of."""
+        order = np.argsort(given.time, kind="stable")
+        stamps = np.take(given.time, order)
+        if (stamps[1:] != stamps[:-1]).all():
+            return order
         by_name = sorted(self._rings, key=self._rings.__getitem__)
         rank = np.zeros(max(by_name) + 1, "u4")
         rank[by_name] = np.arange(len(by_name))
-        order = np.lexsort((positions, rank[ring], rows["time"]))
-        pairs = np.unique(ring.astype("u8") << np.uint64(32) | rows["revision"]).tolist()
-        policies = [found for pair in pairs if (found := self._policy(pair >> 32, pair & 0xFFFFFFFF))]
-        return Window(rows[order], positions[order], ring[order], {i: self._rings[i] for i in present}, policies)
+        return np.lexsort((given.columns["position"], rank[given.ring], given.time))
 
     def _policy(self, ring: int, revision: int) -> PolicyRecord | None:
         """A revision of a ring with its names; None if nothing was ever recorded of it."""

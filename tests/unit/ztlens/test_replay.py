@@ -56,7 +56,7 @@ def keys(found: list[Window]) -> list[tuple[int, str, str, int]]:
         (time, *window.rings[ring], position)
         for window in found
         for time, ring, position in zip(
-            window.rows["time"].tolist(), window.ring.tolist(), window.positions.tolist(), strict=True
+            window.time.tolist(), window.ring.tolist(), window.columns["position"].tolist(), strict=True
         )
     ]
 
@@ -75,17 +75,17 @@ def test_windows_are_all_of_it_in_order(store: Store, target: int, monkeypatch: 
     found = list(Reader(History.on_store(store)).windows())
     assert keys(found) == asked(store, "true")
     assert len(keys(found)) == 6021
-    assert max(len(window.rows) for window in found) <= 4 * target
+    assert max(map(len, found)) <= 4 * target
 
 
 def test_columns_come_back_as_they_were_sent(store: Store) -> None:
     sent = batches.traffic(3000).rows
-    (window,) = [w for w in Reader(History.on_store(store), "node = 'n2'").windows() if len(w.rows)]
-    order = np.argsort(window.positions)
+    (window,) = Reader(History.on_store(store), "node = 'n2'").windows()
+    order = np.argsort(window.columns["position"])
     for name in DTYPE.names or ():
         expected = sent[name] + np.uint64(CLOCK) if name == "time" else sent[name]
-        assert window.rows[name][order].tobytes() == np.ascontiguousarray(expected).tobytes(), name
-    assert window.positions[order].tolist() == [i * STRIDE for i in range(len(sent))]
+        assert window.columns[name][order].tobytes() == np.ascontiguousarray(expected).tobytes(), name
+    assert window.columns["position"][order].tolist() == [i * STRIDE for i in range(len(sent))]
 
 
 @pytest.mark.parametrize(
@@ -203,13 +203,14 @@ async def test_max_waits_for_nothing() -> None:
 
 def window_of(*milliseconds: float) -> Window:
     rows = np.concatenate([batches.verdict(time=CLOCK + round(ms * MS)) for ms in milliseconds])
-    return Window(rows, np.arange(len(rows), dtype="u8"), np.zeros(len(rows), "u4"), {0: ("n1", "r1")})
+    columns = {name: rows[name] for name in DTYPE.names or ()} | {"position": np.arange(len(rows), dtype="u8")}
+    return Window(columns, np.zeros(len(rows), "u4"), {0: ("n1", "r1")})
 
 
 def test_what_goes_out_together_lies_within_two_milliseconds() -> None:
     window = window_of(0, 0.5, 1.999, 2, 2.5, 4, 100)
-    assert [part.positions.tolist() for part in parts(window, 2 * MS)] == [[0, 1, 2], [3, 4], [5], [6]]
-    assert [part.positions.tolist() for part in parts(window, None)] == [list(range(7))]
+    assert [part.columns["position"].tolist() for part in parts(window, 2 * MS)] == [[0, 1, 2], [3, 4], [5], [6]]
+    assert [part.columns["position"].tolist() for part in parts(window, None)] == [list(range(7))]
 
 
 class Taken:
@@ -223,8 +224,8 @@ class Taken:
     async def learn(self, window: Window) -> None:
         pass
 
-    async def send(self, part: Window, due: int) -> None:
-        self.parts.append((due, part.rows["time"].tolist()))
+    async def send(self, part: Window, due: int, *, behind: bool) -> None:
+        self.parts.append((due, part.time.tolist()))
 
 
 async def test_a_replay_sends_each_stamp_when_it_is_due() -> None:
@@ -252,7 +253,7 @@ async def test_ahead_hands_on_every_window_and_the_error() -> None:
     seen = []
     with pytest.raises(BadInput, match="the end"):
         async for window in ahead(broken()):
-            seen.append(len(window.rows))
+            seen.append(len(window))
     assert seen == [1, 1]
 
 
