@@ -45,7 +45,8 @@ class Exported:
         ).fetchall():
             tables.setdefault(table, []).append((column, kind, default))
         allowed: list[str] = []
-        for table, columns in tables.items():
+        for table in sorted(tables, key=lambda name: name in BY_HOUR):  # rings before verdicts
+            columns = tables[table]
             files = self.manifest.of_table(table)
             if not files:
                 continue
@@ -63,12 +64,21 @@ class Exported:
         """Files of one version of the tables, as the columns of today's."""
         names = ", ".join(_text(str(self.directory / file.path)) for file in files)
         source = f"read_parquet([{names}], hive_partitioning = false)"
+        if files[0].table == "verdicts":
+            source = f"(SELECT *, (number * {self._stride()})::UBIGINT AS position FROM {source})"
         there = {row[0] for row in self.connection.execute(f"DESCRIBE FROM {source}").fetchall()}
         chosen = ", ".join(
             f'"{name}"::{kind} AS "{name}"' if name in there else f'({default})::{kind} AS "{name}"'
             for name, kind, default in columns
         )
         return f"SELECT {chosen} FROM {source}"
+
+    def _stride(self) -> str:
+        """Bytes of a ring for each number in it; of all rings the same, but for the age of some."""
+        strides = dict(self.connection.execute("SELECT id, stride FROM store.rings").fetchall())
+        if len(set(strides.values())) <= 1:
+            return str(next(iter(strides.values()), 1))
+        return f"CASE ring {' '.join(f'WHEN {ring} THEN {stride}' for ring, stride in strides.items())} END"
 
     def close(self) -> None:
         """Let go of the files."""

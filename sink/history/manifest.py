@@ -3,9 +3,10 @@
 An export is a directory that is a whole history by itself:
 
     manifest.json
-    verdicts/date=YYYY-MM-DD/hour=HH/part-<sha>.parquet      also loss, pairs_1m, pairs_1h: by hour of their time, UTC
-    rings.parquet, ranges.parquet, policy.parquet, …         every other table of schema `store`, whole
+    verdicts/date=YYYY-MM-DD/hour=HH/part-….parquet   also loss, pairs_1m, pairs_1h: by hour of their time, UTC
+    rings/part-….parquet, policy/part-….parquet, …    every other table of schema `store`, whole
 
+A verdict has `number`, its place in the ring in events, where the store has `position` in bytes; the rest is the same.
 The manifest decides: a file it does not name is not part of the history. It is replaced by a rename, after the files it
 names are safe, so an interrupted export leaves the history that was there before.
 
@@ -61,9 +62,13 @@ class Manifest(msgspec.Struct):
         """The files of a table, by hour."""
         return sorted((file for file in self.files if file.table == table), key=lambda file: file.hour or 0)
 
-    def by_hour(self, table: str) -> dict[int, File]:
-        """Hour → its file."""
-        return {file.hour: file for file in self.files if file.table == table and file.hour is not None}
+    def by_hour(self, table: str) -> dict[int, list[File]]:
+        """Hour → its files: one, and more where rows came after the history had deleted the first."""
+        hours: dict[int, list[File]] = {}
+        for file in self.of_table(table):
+            if file.hour is not None:
+                hours.setdefault(file.hour, []).append(file)
+        return hours
 
     def tables(self) -> list[str]:
         """Names of the tables it has."""

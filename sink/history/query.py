@@ -4,9 +4,11 @@ Files, network and settings are closed by the database's configuration (`sink.st
 but writes (a DELETE in a CTE) is stopped by the transaction.
 """
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +19,14 @@ from sink.errors import BusyError, QueryError, ReopenedError, SinkError
 
 BATCH_ROWS = 65_536
 _READ = {"SELECT", "EXPLAIN"}
+_CLOSED = frozenset({
+    "enable_logging", "disable_logging", "truncate_duckdb_logs", "write_log", "query", "query_table",
+    "json_execute_serialized_sql",
+})  # fmt: skip
+"""Functions that act though a SELECT calls them (logging even opens a file), and those that would call them by text."""
+_WORD = re.compile(
+    r"""[exEX]?'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|"(?:[^"]|"")*"|(?!--|/\*)(?:(?!--|/\*)[^\s])+""", re.DOTALL
+)
 Parameters = list[Any] | dict[str, Any] | None
 
 
@@ -38,6 +48,43 @@ def explained(error: duckdb.Error, timeout: float) -> SinkError:
         return SinkError(text, "see the sink's log")
     hint = next((line for line in lines[1:] if line.startswith("Did you mean")), "")
     return QueryError(text, hint or "`SELECT * FROM duckdb_views()` and `DESCRIBE verdicts` show what there is")
+
+
+def _check(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """The one statement of a question. Raises QueryError for what is more, or is none; duckdb.Error."""
+    statements = cursor.extract_statements(sql)
+    if len(statements) != 1:
+        raise QueryError(f"one statement a question, not {len(statements)}", "ask them one after the other")
+    kind = statements[0].type.name
+    if kind not in _READ:
+        raise QueryError(f"{kind} is not a question", "only SELECT and EXPLAIN: questions read, nothing else")
+    words = _words(sql)
+    closed = _CLOSED.intersection(word.strip('"').lower() for word in words)
+    if closed:
+        raise QueryError(f"{min(closed)} is not a question", "questions read the store and nothing else")
+    if kind == "EXPLAIN":
+        _check_explained(cursor, words)
+    return statements[0]
+
+
+def _words(sql: str) -> list[str]:
+    """The tokens of `sql`. DuckDB tells where each begins; what follows it up to the next may be comments."""
+    text = sql.encode()
+    starts = [start for start, _ in duckdb.tokenize(sql)] + [len(text)]
+    words = [text[a:b].decode().strip() for a, b in pairwise(starts)]
+    return [found[0] for word in words if (found := _WORD.match(word))]
+
+
+def _check_explained(cursor: duckdb.DuckDBPyConnection, words: list[str]) -> None:
+    """EXPLAIN ANALYZE does what it explains: a SELECT, or it is no question."""
+    rest = words[1:]
+    if rest and rest[0].lower() in ("analyze", "analyse"):
+        rest = rest[1:]
+    if rest[:1] == ["("] and rest[1].lower() in ("format", "analyze", "analyse"):
+        rest = rest[rest.index(")") + 1 :]
+    inner = cursor.extract_statements(" ".join(rest))
+    if len(inner) != 1 or inner[0].type.name != "SELECT":
+        raise QueryError("EXPLAIN of anything but a SELECT is not a question", "questions read, nothing else")
 
 
 class Answer:
@@ -64,16 +111,11 @@ class Answer:
         self._timer = threading.Timer(timeout, self._give_up)
         self._timer.daemon = True
         try:
-            statements = cursor.extract_statements(sql)
-            if len(statements) != 1:
-                raise QueryError(f"one statement a question, not {len(statements)}", "ask them one after the other")
-            kind = statements[0].type.name
-            if kind not in _READ:
-                raise QueryError(f"{kind} is not a question", "only SELECT and EXPLAIN: questions read, nothing else")
+            statement = _check(cursor, sql)
             if not begun:
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
             self._timer.start()
-            cursor.execute(statements[0], parameters or [])
+            cursor.execute(statement, parameters or [])
             self._numbers = [i for i, column in enumerate(cursor.description) if str(column[1]) == "UHUGEINT"]
             make = getattr(cursor, "to_arrow_reader", None) or cursor.fetch_record_batch  # the former is newer
             self._reader: pa.RecordBatchReader = make(BATCH_ROWS)

@@ -16,6 +16,9 @@ Output = Annotated[str, typer.Option("-o", "--output", metavar="table|csv|json|a
 Since = Annotated[str, typer.Option(metavar="T", help="From then on: 10m, 2h, RFC 3339 or a date.")]
 Until = Annotated[str, typer.Option(metavar="T", help="Before then.")]
 Last = Annotated[int | None, typer.Option("--last", "-n", min=0, metavar="N", help="At most N rows.")]
+From = Annotated[
+    Path | None, typer.Option("--from", metavar="DIR", help="Read what `export --to` or --archive wrote, not the sink.")
+]
 
 BY = {
     "rule": ("rule, reason", "rule"),
@@ -44,6 +47,7 @@ def sql(
     settings: Settings,
     query: Annotated[str | None, typer.Argument(metavar="SELECT …", show_default=False)] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", metavar="FILE", help="Read it from a file.")] = None,
+    source: From = None,
     output: Output = "table",
 ) -> None:
     """Read-only SQL over the history, also while it is being written."""
@@ -58,19 +62,19 @@ def sql(
     if query is None and not sys.stdin.isatty():
         query = sys.stdin.read()
     if query is None:
-        _prompt(settings, output)
+        _prompt(settings, output, source)
         return
     if not query.strip().strip(";").strip():
         raise BadInput("the query is empty", 'for example: ztlens sql "SELECT * FROM violations"')
-    show.answer(lookup.ask(settings, query), output)
+    show.answer(lookup.ask(settings, query, source), output)
 
 
-def _prompt(settings: Settings, output: str) -> None:
+def _prompt(settings: Settings, output: str, source: Path | None) -> None:
     """Statements until Ctrl-D; an error does not end it."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    history = lookup.history(settings)
+    history = lookup.history(settings, source)
     try:
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         remembered: FileHistory | InMemoryHistory = FileHistory(str(settings.state / "sql_history"))
@@ -105,6 +109,7 @@ def violations(
     until: Until = "",
     by: Annotated[str, typer.Option(metavar="rule|pair|source|port", help="One row for each.")] = "",
     last: Last = None,
+    source: From = None,
     output: Output = "table",
 ) -> None:
     """What policy denied, dropped or not: one row a flow, or summed up with --by."""
@@ -113,23 +118,29 @@ def violations(
         raise BadInput(f"{by!r} is nothing to sum up by", "one of " + ", ".join(BY))
     found = filters.predicate(filters.Filters(since=since, until=until), time_column="last_seen")
     if not by:
-        show.answer(lookup.ask(settings, _listed("violations", found, last)), output)
+        show.answer(lookup.ask(settings, _listed("violations", found, last), source), output)
         return
     keys = BY[by][0]
     query = f"""SELECT {keys}, count(*) AS flows, sum(packets)::UBIGINT AS packets, sum(bytes)::UBIGINT AS bytes,
         sum(CASE WHEN outcome = 'dropped' THEN 1 ELSE 0 END)::UBIGINT AS dropped_flows,
         min(first_seen) AS first_seen, max(last_seen) AS last_seen
         FROM violations WHERE {found} GROUP BY {keys} ORDER BY packets DESC, {keys}"""
-    show.answer(lookup.ask(settings, query + ("" if last is None else f" LIMIT {last}")), output)
+    show.answer(lookup.ask(settings, query + ("" if last is None else f" LIMIT {last}"), source), output)
 
 
 def flows(
-    settings: Settings, since: Since = "", until: Until = "", last: Last = None, output: Output = "table"
+    settings: Settings,
+    *,
+    since: Since = "",
+    until: Until = "",
+    last: Last = None,
+    source: From = None,
+    output: Output = "table",
 ) -> None:
     """Conversations: one row each, with exact totals."""
     check_output(output, SQL_OUTPUTS)
     found = filters.predicate(filters.Filters(since=since, until=until), time_column="last_seen")
-    show.answer(lookup.ask(settings, _listed("flows", found, last)), output)
+    show.answer(lookup.ask(settings, _listed("flows", found, last), source), output)
 
 
 FLOW_COLUMNS = (
@@ -149,12 +160,13 @@ def _listed(view: str, found: str, last: int | None) -> str:
 def ledger(
     settings: Settings,
     since: Since = "",
+    source: From = None,
     output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
 ) -> None:
     """Packets and events accounted hop by hop. Exit status 1 if they do not balance."""
     check_output(output, ("table", "json"))
     start = times.nanoseconds(times.moment(since)) if since else None
-    account = lookup.history(settings).ledger(start)
+    account = lookup.history(settings, source).ledger(start)
     if output == "json":
         show.document(account)
     else:

@@ -1,5 +1,6 @@
 """`observe`: verdicts, live and recorded, one syntax."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +29,9 @@ def observe(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Live, as they come.")] = False,
     last: Annotated[int | None, typer.Option("--last", "-n", min=0, metavar="N", help="The newest N.")] = None,
     replay: Annotated[str, typer.Option(metavar="SESSION", help="What `ztlens replay` sends, until its end.")] = "",
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Recorded verdicts of an export, not of the sink.")
+    ] = None,
     output: Annotated[str, typer.Option("-o", "--output", metavar="compact|table|json|dict")] = "compact",
 ) -> None:
     """Show verdicts, live (-f) and recorded. The same option twice is OR, different options are AND."""
@@ -37,13 +41,15 @@ def observe(
         raise BadInput("a table has an end, -f has none", "use -o compact, json or dict")
     if follow and asked.until:
         raise BadInput("--until and -f exclude each other", "leave one of them out")
+    if follow and source is not None:
+        raise BadInput("--from and -f exclude each other", "an export has an end: leave one of them out")
     if replay and (follow or last is not None):
         raise BadInput("--replay excludes -f and --last", "leave them out: a replay is followed to its end")
     found = predicate(asked)
     printer = Printer(output)
     if not follow and not replay:
         limit = LAST if last is None and not asked.since and not asked.until else last
-        printer.write(_recorded(settings, found, limit))
+        printer.write(_recorded(settings, found, limit, source))
         printer.close()
         return
     import asyncio
@@ -69,5 +75,5 @@ def observe(
     printer.close()
 
 
-def _recorded(settings: Settings, found: str, limit: int | None) -> Any:
-    return recorded(lookup.history(settings), found, limit)
+def _recorded(settings: Settings, found: str, limit: int | None, source: Path | None = None) -> Any:
+    return recorded(lookup.history(settings, source), found, limit)
