@@ -1,6 +1,7 @@
 """The query API: HTTP on a Unix socket, 0600. Questions are answered while the store is being written.
 
     POST /api/v1/sql      {"sql": …, "parameters": […] or {…}, "format": "arrow" | "json" | "csv"}
+    POST /api/v1/audit    sink.history.audit.Question as JSON
     GET  /api/v1/status
     GET  /api/v1/ledger?since=<ns since 1970>
 
@@ -15,6 +16,7 @@ import logging
 import os
 import socket
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +32,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from policy.document import MAX_BYTES
+from policy.errors import PolicyError
 from sink.errors import BusyError, QueryError, ReopenedError, SinkError
-from sink.history import output
+from sink.history import audit, output
 from sink.history.ledger import ledger
 from sink.history.query import Answer
 from sink.settings import SinkSettings
@@ -40,6 +44,8 @@ from sink.store import Store
 log = logging.getLogger("ztlens.sink")
 
 BODY_MAX = 1 << 20
+AUDIT_MAX = 4 * MAX_BYTES
+"""Two policies, whose line breaks and quotes JSON doubles."""
 REOPENING = 5.0
 """Seconds a question waits for a store that is being opened anew (after a full disk)."""
 _HTTP_STATUS: tuple[tuple[type[SinkError], int], ...] = ((QueryError, 400), (BusyError, 503), (SinkError, 500))
@@ -131,6 +137,7 @@ class Api:
         self.app = Starlette(
             routes=[
                 Route("/api/v1/sql", self.sql, methods=["POST"]),
+                Route("/api/v1/audit", self.audit, methods=["POST"]),
                 Route("/api/v1/status", self.status),
                 Route("/api/v1/ledger", self.ledger),
             ]
@@ -144,13 +151,7 @@ class Api:
         self.counters["questions"] += 1
         try:
             question = await self._question(request)
-            try:
-                await asyncio.wait_for(self._free.acquire(), self._settings.query_timeout)
-            except TimeoutError:
-                self.counters["busy"] += 1
-                raise BusyError(
-                    f"{self._settings.readers} questions are being answered already", "ask again in a moment"
-                ) from None
+            await self._reader()
         except SinkError as error:
             self.counters["refused"] += 1
             return _refusal(error)
@@ -169,14 +170,28 @@ class Api:
         self._threads.submit(answer.close)
         self._free.release()
 
-    async def _question(self, request: Request) -> Question:
+    async def _reader(self) -> None:
+        """Wait for a free one, and take it. Raises BusyError."""
+        try:
+            await asyncio.wait_for(self._free.acquire(), self._settings.query_timeout)
+        except TimeoutError:
+            self.counters["busy"] += 1
+            raise BusyError(
+                f"{self._settings.readers} questions are being answered already", "ask again in a moment"
+            ) from None
+
+    async def _body(self, request: Request, longest: int) -> bytes:
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
-            if len(body) > BODY_MAX:
-                raise QueryError(f"the question is longer than {BODY_MAX} bytes", "shorten it")
+            if len(body) > longest:
+                raise QueryError(f"the question is longer than {longest} bytes", "shorten it")
+        return bytes(body)
+
+    async def _question(self, request: Request) -> Question:
+        body = await self._body(request, BODY_MAX)
         try:
-            question = msgspec.json.decode(bytes(body), type=Question)
+            question = msgspec.json.decode(body, type=Question)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise QueryError(f"not a question: {error}", 'send {"sql": "SELECT …", "format": "json"}') from error
         if question.format not in _TYPES:
@@ -204,6 +219,43 @@ class Api:
             self.counters["broken"] += 1
             log.warning("an answer broke off: %s", error)
             raise
+
+    async def audit(self, request: Request) -> Response:
+        """An audit's document. It holds a reader, and ends when who asked has left."""
+        self.counters["questions"] += 1
+        left = threading.Event()
+        try:
+            body = await self._body(request, AUDIT_MAX)
+            await self._reader()
+            try:
+                work = asyncio.ensure_future(self._run(self._audit, body, left))
+                while not (await asyncio.wait([work], timeout=1.0))[0]:
+                    if await request.is_disconnected():
+                        left.set()
+                document = await work
+            finally:
+                left.set()
+                self._free.release()
+        except SinkError as error:
+            self.counters["refused"] += 1
+            return _refusal(error)
+        self.counters["answered"] += 1
+        return JSONResponse(document)
+
+    def _audit(self, body: bytes, left: threading.Event) -> dict[str, Any]:
+        """Raises SinkError."""
+
+        def progress(_: int) -> None:
+            if left.is_set():
+                raise BusyError("who asked has left", "ask again")
+
+        try:
+            question = msgspec.json.decode(body, type=audit.Question)
+            return audit.audit(self._store.cursor(), question, self._settings.audit_timeout, progress)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise QueryError(f"not an audit: {error}", 'send {"candidate": {"text": …}}') from error
+        except PolicyError as error:
+            raise QueryError(str(error), error.hint) from error
 
     async def status(self, request: Request) -> Response:
         """The sink's counters, lag and database."""

@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import duckdb
 import httpx
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +20,9 @@ from sink.history.exported import Exported
 from sink.history.ledger import ledger, rfc3339
 from sink.history.query import Answer, Parameters
 from sink.store.database import open_reader
+
+if TYPE_CHECKING:
+    from sink.history.audit import Document, Question
 
 _WHOLE = pa.decimal128(38, 0)
 _LARGEST = (1 << 63) - 1
@@ -40,6 +44,7 @@ class _Source(Protocol):
     def batches(self, sql: str, parameters: Parameters) -> AbstractContextManager["Batches"]: ...
     def status(self) -> dict[str, Any]: ...
     def ledger(self, since: int | None) -> dict[str, Any]: ...
+    def audit(self, question: "Question") -> "Document": ...
     def close(self) -> None: ...
 
 
@@ -94,6 +99,13 @@ class _Socket:
 
     def ledger(self, since: int | None) -> dict[str, Any]:
         return self._document("/api/v1/ledger", **({} if since is None else {"since": since}))
+
+    def audit(self, question: "Question") -> "Document":
+        patience = httpx.Timeout(10.0, read=None)  # the sink knows how long it may take
+        body = msgspec.json.encode(question)
+        with self._answer("POST", "/api/v1/audit", content=body, timeout=patience) as answer:
+            out: dict[str, Any] = json.loads(answer.read())
+            return out
 
     def close(self) -> None:
         self._http.close()
@@ -158,6 +170,11 @@ class _Database:
 
     def ledger(self, since: int | None) -> dict[str, Any]:
         return ledger(self._connection.cursor(), since)
+
+    def audit(self, question: "Question") -> "Document":
+        from sink.history.audit import audit  # noqa: PLC0415 (the policy engine: most questions need none)
+
+        return audit(self._connection.cursor(), question, self._timeout)
 
     def close(self) -> None:
         if self._path:
@@ -262,6 +279,10 @@ class History:
     def ledger(self, since: int | None = None) -> dict[str, Any]:
         """The document of `ztlens ledger -o json`; `since` in ns since 1970 UTC."""
         return self._source.ledger(since)
+
+    def audit(self, question: "Question") -> "Document":
+        """The document of `ztlens audit -o json`. Raises PolicyError, too; a sink's is a QueryError."""
+        return self._source.audit(question)
 
     def close(self) -> None:
         """Let go of socket or file."""
