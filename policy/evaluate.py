@@ -61,24 +61,24 @@ def matching_rule(compiled: Compiled, source: np.ndarray, destination: np.ndarra
     out = np.full(len(source), -1, np.intp)
     for block in range(tables.source.blocks):
         # Which words can hold a common bit at all: most have none, so most tuples look at one word or two.
-        words = tables.source.summary[block][source]
-        words &= tables.destination.summary[block][destination]
-        words &= tables.port.summary[block][port]
+        words = tables.source.summary[block].take(source)
+        words &= tables.destination.summary[block].take(destination)
+        words &= tables.port.summary[block].take(port)
         left = np.flatnonzero((words != 0) & (out < 0)) if block else np.flatnonzero(words)
-        words, s, d, p = words[left], source[left], destination[left], port[left]
+        words, s, d, p = (column.take(left) for column in (words, source, destination, port))
         while len(left):
             lowest = words & -words
             at = lowest_bit(lowest)
             word = at + 64 * block
-            common = tables.source.flat[s * tables.words + word]
-            common &= tables.destination.flat[d * tables.words + word]
-            common &= tables.port.flat[p * tables.words + word]
+            common = tables.source.flat.take(s * tables.words + word)
+            common &= tables.destination.flat.take(d * tables.words + word)
+            common &= tables.port.flat.take(p * tables.words + word)
             hit = common != 0
             found = common[hit]
             out[left[hit]] = 64 * word[hit] + lowest_bit(found & -found)
             words ^= lowest
             again = np.flatnonzero(~hit & (words != 0))
-            left, words, s, d, p = left[again], words[again], s[again], d[again], p[again]
+            left, words, s, d, p = (column.take(again) for column in (left, words, s, d, p))
     return out
 
 
@@ -90,7 +90,7 @@ def lowest_bit(isolated: np.ndarray) -> np.ndarray:
 def port_places(family: np.ndarray, proto: np.ndarray, port: np.ndarray) -> np.ndarray:
     """Where a protocol and port (uint8[n], uint16[n]) over a family (uint8[n]) stand in `ports`: intp[n]."""
     row = ((family & 2).astype(np.intp) << 7) | proto
-    return _PORT_BASE[row] + (port & _PORT_MASK[row])
+    return _PORT_BASE.take(row) + (port & _PORT_MASK.take(row))
 
 
 def reachable_places(family: int) -> np.ndarray:
@@ -107,7 +107,7 @@ def _judge(  # noqa: PLR0917
 ) -> dict[str, np.ndarray]:
     lookup = compiled.lookup
     src_rows, dst_rows = lookup.rows(src, family), lookup.rows(dst, family)
-    columns = {"src_identity": lookup.identity[src_rows], "dst_identity": lookup.identity[dst_rows]}
+    columns = {"src_identity": lookup.identity.take(src_rows), "dst_identity": lookup.identity.take(dst_rows)}
     if compiled.policy is None:
         columns["rule"] = np.full(len(src), int(RuleId.NO_POLICY), "<u2")
         columns["decision"] = np.full(len(src), int(Decision.ALLOW), "u1")
@@ -116,13 +116,13 @@ def _judge(  # noqa: PLR0917
     else:
         place = port_places(family, proto, port)
         found = matching_rule(
-            compiled, lookup.source_class[src_rows], lookup.destination_class[dst_rows], compiled.ports[place]
+            compiled,
+            lookup.source_class.take(src_rows),
+            lookup.destination_class.take(dst_rows),
+            compiled.ports.take(place),
         )
         tables = compiled.vectors  # index -1, the last entry, is the default
-        columns["rule"] = tables.rule[found]
-        columns["decision"] = tables.decision[found]
-        columns["reason"] = tables.reason[found]
-        columns["report_only"] = tables.report_only[found]
+        columns |= {name: getattr(tables, name)[found] for name in ("rule", "decision", "reason", "report_only")}
     known = (family == 4) | (family == 6)
     if not known.all():
         malformed = {
