@@ -1,5 +1,6 @@
 """What can be refused before anything is started: privilege, interfaces, policy."""
 
+import errno
 from pathlib import Path
 
 from ztlens.config import Settings, split_interface
@@ -36,4 +37,6 @@ def _interfaces(settings: Settings) -> None:
     try:
         inside(settings["netns"], lambda: wanted_links(wanted))
     except KernelError as error:
+        if error.errno == errno.EPERM:  # to enter a namespace takes CAP_SYS_ADMIN, which loading does not
+            raise
         raise BadInput(str(error), error.hint) from error

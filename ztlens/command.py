@@ -7,7 +7,7 @@ before the command.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -37,8 +37,12 @@ def remember(**options: Any) -> None:
     _before.update(options)
 
 
-def installation(app: typer.Typer, name: str, **kwargs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command. The function gets the Settings first, then its own options."""
+def installation(
+    app: typer.Typer, name: str, options: Mapping[str, Any] | None = None, **kwargs: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command. The function gets the Settings first, then its own options. `options`: setting → the
+    annotation of an option for it, not among COMMON; the Settings have it already."""
+    changing = options or {}
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function)
@@ -46,7 +50,7 @@ def installation(app: typer.Typer, name: str, **kwargs: Any) -> Callable[[Callab
         own = [p.replace(annotation=hints[p.name]) for p in list(signature.parameters.values())[1:]]
         common = [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for key, (annotation, default) in COMMON.items()
+            for key, (annotation, default) in ({key: (a, None) for key, a in changing.items()} | COMMON).items()
         ]
 
         @functools.wraps(function)
@@ -56,7 +60,8 @@ def installation(app: typer.Typer, name: str, **kwargs: Any) -> Callable[[Callab
                 chosen[key] = chosen[key] or value
             file = chosen.pop("config_file")
             chosen.pop("debug")
-            function(config.load(chosen, file=file), **given)
+            changed = {key: given.pop(key) for key in changing}
+            function(with_options(config.load(chosen, file=file), **changed), **given)
 
         run.__signature__ = signature.replace(parameters=[*own, *common])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in [*own, *common]} | {"return": None}
@@ -71,7 +76,7 @@ def with_options(settings: config.Settings, **options: object) -> config.Setting
     """`settings` with a command's own options (None: not given) on top, checked like any other."""
     values, origins = dict(settings.values), dict(settings.origins)
     for name, raw in options.items():
-        if raw is not None:
+        if raw not in (None, []):  # an option that may be repeated is [] when it is not given
             values[name] = config.parsed(name, raw)
             origins[name] = f"--{name.replace('_', '-')}"
     return config.Settings(values, origins)

@@ -16,7 +16,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit
 
 from ztlens.config import Settings
 from ztlens.errors import BadInput, CliError, Missing
@@ -125,17 +125,17 @@ def refuse_taken(port: int) -> None:
 
 def masked(url: str) -> str:
     """A NATS URL without what must not be printed."""
-    parts = urlsplit(url)
-    if not parts.username and not parts.password:
+    before, at, server = url.rpartition("@")
+    if not at:
         return url
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+    scheme, found, _ = before.partition("://")
+    return f"{scheme}://***@{server}" if found else f"***@{server}"
 
 
 async def check(url: str, *, patience: float = 2.0) -> None:
     """Raise Missing unless a server with JetStream answers at `url` and lets us in."""
-    if _scheme(url) not in SCHEMES:
-        raise BadInput(f"{masked(url)!r} is not a NATS URL", "write nats://host:4222")
-    problem = await asyncio.to_thread(_answers, url, patience) if _scheme(url) == "nats" else None
+    refuse_url(url)
+    problem = await asyncio.to_thread(_answers, url, patience) if _split(url).scheme == "nats" else None
     if problem:
         raise Missing(f"no NATS server answers at {masked(url)}: {problem}", "start it, or leave --nats out")
     import nats
@@ -162,19 +162,29 @@ async def check(url: str, *, patience: float = 2.0) -> None:
         await client.close()
 
 
-def _scheme(url: str) -> str:
-    """`host:port` alone is nats, as everywhere in NATS."""
-    return url.partition("://")[0] if "://" in url else "nats"
+def refuse_url(url: str) -> None:
+    """Raise BadInput for what can never be a NATS server's URL: a client would try it for ever."""
+    why = ""
+    try:
+        parts = _split(url)
+        if parts.scheme in SCHEMES and parts.hostname and parts.port != 0:
+            return
+    except ValueError as error:
+        why = f": {error}"
+    raise BadInput(f"{masked(url)!r} is not a NATS URL{why}", "write nats://host:4222")
+
+
+def _split(url: str) -> SplitResult:
+    """`host:port` alone is nats, as everywhere in NATS. Raises ValueError."""
+    return urlsplit(url if "://" in url else f"nats://{url}")
 
 
 def _answers(url: str, patience: float) -> str:
     """Why nothing answers: nats-py would say no more than that it found no server."""
-    parts = urlsplit(url if "//" in url else f"nats://{url}")
+    parts = _split(url)
     try:
         with socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 4222), patience):
             return ""
-    except ValueError as error:
-        raise BadInput(f"{masked(url)!r} is not a NATS URL: {error}", "write nats://host:4222") from error
     except OSError as error:
         return error.strerror or str(error)
 

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,32 +15,32 @@ from ztlens.errors import BadInput, Missing
 if TYPE_CHECKING:
     from ztlens.up import Up
 
-Interfaces = Annotated[
-    list[str] | None,
-    typer.Option("-i", "--interface", metavar="IFACE[:ingress|egress|both]", help="What to watch; repeat for more."),
-]
-PolicyFile = Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="policy.yaml to start with.")]
-Netns = Annotated[str | None, typer.Option(metavar="NAME", help="Network namespace of the interfaces.")]
-Mode = Annotated[str | None, typer.Option(metavar="monitor|enforce", help="Judge only, or judge and drop.")]
-Node = Annotated[str | None, typer.Option(metavar="NAME", help="Name of this host in verdicts.")]
+WATCHING = {
+    "interfaces": Annotated[
+        list[str] | None,
+        typer.Option(
+            "-i", "--interface", metavar="IFACE[:ingress|egress|both]", help="What to watch; repeat for more."
+        ),
+    ],
+    "policy": Annotated[str | None, typer.Option(metavar="FILE", help="policy.yaml to start with.")],
+    "netns": Annotated[str | None, typer.Option(metavar="NAME", help="Network namespace of the interfaces.")],
+    "mode": Annotated[str | None, typer.Option(metavar="monitor|enforce", help="Judge only, or judge and drop.")],
+    "node": Annotated[str | None, typer.Option(metavar="NAME", help="Name of this host in verdicts.")],
+}
+"""Options of what watches interfaces, by the name of their setting."""
 
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
-    installation(app, "up")(up)
+    installation(app, "up", WATCHING)(up)
     installation(app, "down")(down)
-    installation(app, "collector")(collector)
+    installation(app, "collector", WATCHING)(collector)
     installation(app, "sink")(sink)
 
 
 def up(
     settings: Settings,
     *,
-    interface: Interfaces = None,
-    policy: PolicyFile = None,
-    netns: Netns = None,
-    mode: Mode = None,
-    node: Node = None,
     nats_server: Annotated[str | None, typer.Option(metavar="PROGRAM", help="nats-server to start.")] = None,
     nats_port: Annotated[str | None, typer.Option(metavar="PORT", help="Port of the bundled NATS.")] = None,
     observe: Annotated[
@@ -54,7 +53,6 @@ def up(
 
     from ztlens.up import Up
 
-    settings = _watched(settings, interface, policy, netns=netns, mode=mode, node=node)
     settings = with_options(settings, nats_server=nats_server, nats_port=nats_port)
     if output not in ("compact", "json", "dict"):
         raise BadInput(f"{output!r} is not an output of `up`", "one of compact, json, dict")
@@ -86,17 +84,6 @@ def up(
         else:
             account = "the ledger is balanced" if one.ledger["balanced"] else "the ledger does not balance"
         show.say(f"down; {account}; history stays in {settings.database}")
-
-
-def _watched(
-    settings: Settings,
-    interface: list[str] | None,
-    policy: Path | None,
-    **options: str | None,
-) -> Settings:
-    return with_options(
-        settings, interfaces=interface or None, policy=None if policy is None else str(policy), **options
-    )
 
 
 def _started(running: "Up") -> list[str]:
@@ -136,15 +123,7 @@ def down(settings: Settings) -> None:
         show.say(f"instance {settings.instance} is down already")
 
 
-def collector(
-    settings: Settings,
-    *,
-    interface: Interfaces = None,
-    policy: PolicyFile = None,
-    netns: Netns = None,
-    mode: Mode = None,
-    node: Node = None,
-) -> None:
+def collector(settings: Settings) -> None:
     """Run the collector alone: load, attach, judge, publish."""
     import asyncio
 
@@ -153,7 +132,6 @@ def collector(
     from collector.settings import CollectorSettings
     from schemas.codes import Mode as NodeMode
 
-    settings = _watched(settings, interface, policy, netns=netns, mode=mode, node=node)
     nats_url = _nats(settings)
     before_start(settings, "collector")
     _log()
@@ -185,6 +163,7 @@ def sink(settings: Settings) -> None:
     from sink.service import run
     from sink.settings import SinkSettings
 
+    nats_url = _nats(settings)
     _log()
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -192,7 +171,7 @@ def sink(settings: Settings) -> None:
         run(
             SinkSettings(
                 database=settings.database,
-                nats_url=_nats(settings),
+                nats_url=nats_url,
                 run_dir=settings.run_dir,
                 **settings.owned("sink"),
             )
@@ -201,8 +180,12 @@ def sink(settings: Settings) -> None:
 
 
 def _nats(settings: Settings) -> str:
+    """The server's URL. Raises Missing, BadInput."""
+    from ztlens.nats import refuse_url
+
     if not settings.nats:
         raise Missing("no NATS server was named", "give --nats URL or ZTLENS_NATS, or use `ztlens up`")
+    refuse_url(settings.nats)
     return settings.nats
 
 
