@@ -1,7 +1,8 @@
 """The views people query, made from `schemas.codes`: words for numbers, names for rules, text for addresses.
 
 They are made anew at every start of a sink, so they never lag behind the codes. `flows` takes a flow's totals and
-verdict from its last event by ring position; arrival order plays no part.
+verdict from its last event by ring position; arrival order plays no part. `pairs_1m` and `pairs_1h` hold each
+conversation once, whoever saw it; `node_pairs_1m` and `node_pairs_1h` what each node saw.
 """
 
 from enum import IntEnum
@@ -54,16 +55,17 @@ JOINS = """
     LEFT JOIN store.identities AS dst_identity_of ON dst_identity_of.ring = v.ring
         AND dst_identity_of.revision = v.revision AND dst_identity_of.id = v.dst_identity"""
 
-WHO = f"""address_text(v.src_hi, v.src_lo, v.family) AS src, v.sport,
-    address_text(v.dst_hi, v.dst_lo, v.family) AS dst, v.dport, {_case("v.proto", PROTOCOLS)} AS proto, v.family,
-    {_identity("src_identity")} AS src_identity, {_identity("dst_identity")} AS dst_identity"""
+_DESTINATION = f"""address_text(v.dst_hi, v.dst_lo, v.family) AS dst, v.dport, {_case("v.proto", PROTOCOLS)} AS proto,
+    v.family, {_identity("src_identity")} AS src_identity, {_identity("dst_identity")} AS dst_identity"""
+WHO = f"address_text(v.src_hi, v.src_lo, v.family) AS src, v.sport, {_DESTINATION}"
+_ADDRESSES = "address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.dst_hi, v.dst_lo) AS dst_addr"
 
 VERDICTS = f"""CREATE OR REPLACE VIEW verdicts AS SELECT v.time, ring_of.node, ring_of.ring, v.position,
     {_word("event", EventKind)}, {_word("decision", Decision)}, {_word("outcome", Outcome)},
     {_word("reason", Reason)}, {RULE} AS rule, v.revision, {WHO}, {_word("direction", Direction)},
     v.{COUNTS}, v.tcp_flags_original, v.tcp_flags_reply,
     {_flags("egress", "midstream", "report_only", "untracked", "aggregated", "reversed")}, v.ifindex, v.flow_id,
-    address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.dst_hi, v.dst_lo) AS dst_addr
+    {_ADDRESSES}
     FROM store.verdicts AS v {JOINS}"""
 
 _FLOW_COLUMNS = f"""{WHO}, {_word("decision", Decision)}, {_word("outcome", Outcome)}, {_word("reason", Reason)},
@@ -78,7 +80,7 @@ _LAST = """SELECT e.*, last.first_seen, last.events FROM store.verdicts AS e JOI
 
 _FLOW_SELECT = f"""SELECT ring_of.node, ring_of.ring, v.flow_id, v.first_seen, v.time AS last_seen, {_FLOW_COLUMNS},
     v.event = {int(EventKind.END)} AS ended, v.events,
-    address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.dst_hi, v.dst_lo) AS dst_addr
+    {_ADDRESSES}
     FROM ({_LAST}) AS v {JOINS}"""
 
 FLOWS = f"CREATE OR REPLACE VIEW flows AS {_FLOW_SELECT}"
@@ -86,8 +88,23 @@ FLOWS = f"CREATE OR REPLACE VIEW flows AS {_FLOW_SELECT}"
 VIOLATIONS = f"""CREATE OR REPLACE VIEW violations AS {_FLOW_SELECT} WHERE v.decision = {int(Decision.DENY)}
     UNION ALL BY NAME SELECT ring_of.node, ring_of.ring, v.flow_id, v.time AS first_seen, v.time AS last_seen,
     {_FLOW_COLUMNS}, true AS ended, 1::BIGINT AS events,
-    address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.dst_hi, v.dst_lo) AS dst_addr
+    {_ADDRESSES}
     FROM store.verdicts AS v {JOINS} WHERE v.flow_id = 0 AND v.decision = {int(Decision.DENY)}"""
+
+
+def _pairs(name: str, table: str, which: str) -> str:
+    return f"""CREATE OR REPLACE VIEW {name} AS SELECT v.time, ring_of.node, ring_of.ring,
+    address_text(v.src_hi, v.src_lo, v.family) AS src, {_DESTINATION}, {_word("decision", Decision)},
+    {_word("outcome", Outcome)}, {_word("reason", Reason)}, {RULE} AS rule, v.revision, v.flows, v.{COUNTS},
+    {_flags("egress", "midstream", "report_only", "untracked", "aggregated", "reversed")}, v.duplicate, v.first_seen,
+    v.last_seen, {_ADDRESSES} FROM store.{table} AS v {JOINS} WHERE {which}"""
+
+
+PAIRS = tuple(
+    _pairs(name + table, table, which)
+    for table in ("pairs_1m", "pairs_1h")
+    for name, which in (("", "NOT v.duplicate"), ("node_", "true"))
+)
 
 # `start` is a row too: what was in force when the ring began or was taken over.
 CHANGES = """CREATE OR REPLACE VIEW changes AS SELECT p.time, r.node, r.ring, p.kind, p.who, p.from_revision,
@@ -121,7 +138,16 @@ GAPS = """CREATE OR REPLACE VIEW gaps AS
 RETENTION = """CREATE OR REPLACE VIEW retention AS SELECT t.time, t.cause, r.node, r.ring, t.rows, t.oldest, t.newest
     FROM store.retention AS t JOIN store.rings AS r ON r.id = t.ring"""
 
+SILENT = 15
+"""Seconds without a record after which a ring that was not closed is silent: a node tells of itself each second."""
+# By the sink's clock: a node whose clock is behind by more than SILENT looks silent here; `ztlens status` does not.
+NODES = f"""CREATE OR REPLACE VIEW nodes AS SELECT r.node, r.ring, max(l.time) AS last,
+    CASE WHEN bool_or(l.final) OR r.id IN (SELECT ring FROM store.policy WHERE kind = 'closed') THEN 'closed'
+        WHEN epoch_ns(max(l.time)) >= epoch_ns(now()) - {SILENT * 10**9} THEN 'live' ELSE 'silent' END AS state,
+    arg_max(l.mode, l.time) AS mode, arg_max(l.revision, l.time) AS revision
+    FROM store.rings AS r LEFT JOIN store.loss AS l ON l.ring = r.id GROUP BY r.id, r.node, r.ring"""
+
 VIEWS: tuple[str, ...] = (
-    VERDICTS, FLOWS, VIOLATIONS, CHANGES, POLICY_REVISIONS, RULES, IDENTITIES, LOSS, GAPS, RETENTION,
+    VERDICTS, FLOWS, VIOLATIONS, *PAIRS, CHANGES, POLICY_REVISIONS, RULES, IDENTITIES, LOSS, GAPS, RETENTION, NODES,
 )  # fmt: skip
 """Statements that make the views; `sink.history.ledger.VIEW` is the last."""
