@@ -1,5 +1,8 @@
 """Where a replay goes: a session's subjects on NATS, or lines on stdout."""
 
+import heapq
+import itertools
+from collections.abc import Iterator
 from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +15,7 @@ from schemas.messages import ReplayRecord
 from schemas.present import Names as AnyNames
 from schemas.present import NoNames, present
 from schemas.verdict import STRIDE
-from ztlens.replay.windows import Names, RingKey, Window
+from ztlens.replay.windows import Columns, Names, Part, RingKey, Window, cut, rows, taken
 from ztlens.verdicts import COLUMNS, Printer
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ FORMS = ("batches", "live")
 MESSAGE_ROWS = 4_000
 """Verdicts a message at most, as the collector's."""
 SLICE = 250
-"""Maps between two turns of the loop: ~4 ms."""
+"""Maps made at once: ~4 ms."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -36,7 +39,7 @@ class Output(Protocol):
         """Before the first part of a window: names its rows need."""
         ...
 
-    async def send(self, part: Window, due: int, *, behind: bool) -> None:
+    async def send(self, part: Part, due: int, *, behind: bool) -> None:
         """`due` in ns since the replay began; `behind`: it is past that already."""
         ...
 
@@ -47,20 +50,24 @@ def _head(session: str, *tokens: str) -> str:
     return subjects.replay(session, subjects.live(*tokens, 0))[:-1]  # type: ignore[call-arg, arg-type]
 
 
-def _present(part: Window, names: dict[RingKey, Names], **constant: Any) -> list[dict[str, Any]]:
-    """Verdicts as maps, in order; with `position`, and `constant` in each."""
-    out = []
-    for (node, ring), of_ring in part.by_ring():
-        known: AnyNames = names.get((node, ring)) or NoNames()
-        maps = present(of_ring.rows(), known, 0, node=node, ring=ring, **constant)
-        out += [
-            verdict | {"position": position}
-            for verdict, position in zip(maps, of_ring.columns["position"].tolist(), strict=True)
-        ]
-    return sorted(out, key=_place) if len(part.rings) > 1 else out
-
-
 _place = itemgetter("time_ns", "node", "ring", "position")
+
+
+def _maps(part: Part, names: dict[RingKey, Names], **constant: Any) -> Iterator[dict[str, Any]]:
+    """Verdicts as maps, by time, node, ring, position; with `position`, and `constant` in each."""
+    return heapq.merge(*(_of_ring(key, columns, names.get(key), constant) for key, columns in part), key=_place)
+
+
+def _of_ring(key: RingKey, columns: Columns, names: Names | None, constant: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    node, ring = key
+    known: AnyNames = names or NoNames()
+    for at in range(0, len(columns["position"]), SLICE):
+        some = cut(columns, at, at + SLICE)
+        for verdict, position in zip(
+            present(rows(some), known, 0, node=node, ring=ring, **constant), some["position"].tolist(), strict=True
+        ):
+            verdict["position"] = position
+            yield verdict
 
 
 class Publisher:
@@ -87,35 +94,38 @@ class Publisher:
                 subject = subjects.replay(self._session, subjects.policy(record.node))
                 await self._client.publish(subject, messages.encode_replayed(record, self._session))
 
-    async def send(self, part: Window, due: int, *, behind: bool) -> None:
+    async def send(self, part: Part, due: int, *, behind: bool) -> None:
         """Batches in the order of their first stamps, then maps: these give way when time is short."""
         if "batches" in self._forms:
             cuts = [
-                (int(of_ring.time[at]), key, of_ring.part(at, at + MESSAGE_ROWS))
-                for key, of_ring in part.by_ring()
-                for at in range(0, len(of_ring), MESSAGE_ROWS)
+                (columns["time"][at], key, cut(columns, at, at + MESSAGE_ROWS))
+                for key, columns in part
+                for at in range(0, len(columns["time"]), MESSAGE_ROWS)
             ]
-            for _, (node, ring), cut in sorted(cuts, key=itemgetter(0, 1)):
+            for _, (node, ring), some in sorted(cuts, key=itemgetter(0, 1)):
                 start = self._sent.get((node, ring), 0)
                 data = envelope.encode_replayed(
-                    cut.columns, node=node, ring=ring, start=start * STRIDE, replay=self._session, due=due
+                    some, node=node, ring=ring, start=start * STRIDE, replay=self._session, due=due
                 )
                 await self._client.publish(subjects.replay(self._session, subjects.verdicts(node)), data)
-                self._sent[node, ring] = start + len(cut)
+                self._sent[node, ring] = start + len(some["position"])
         if self._cap is not None:
-            chosen = self._cap.choose(part.columns["decision"], behind=behind)
-            self.live_capped += len(part) - len(chosen)
-            for at in range(0, len(chosen), SLICE):
-                await self._live(part.taken(chosen[at : at + SLICE]))
+            await self._live(part, self._cap, behind=behind)
 
-    async def _live(self, part: Window) -> None:
-        for verdict in _present(part, self._names, replay=self._session):
+    async def _live(self, part: Part, cap: Cap, *, behind: bool) -> None:
+        chosen = []
+        for key, columns in part:
+            index = cap.choose(columns["decision"], behind=behind)
+            self.live_capped += len(columns["decision"]) - len(index)
+            if len(index):
+                chosen.append((key, taken(columns, index)))
+        for verdict in _maps(chosen, self._names, replay=self._session):
             head = _head(
                 self._session, verdict["node"], verdict["decision"], verdict["src_identity"], verdict["dst_identity"],
                 verdict["proto"],
             )  # fmt: skip
             await self._client.publish(f"{head}{verdict['dport']}", _encode(verdict))
-        self.live_sent += len(part)
+            self.live_sent += 1
 
     async def progress(self, record: ReplayRecord) -> None:
         """How far it is; behind everything sent before."""
@@ -137,10 +147,10 @@ class Shown:
         """Names for the lines to come."""
         self._names = Names.by_ring(window.policies)
 
-    async def send(self, part: Window, due: int, *, behind: bool) -> None:
+    async def send(self, part: Part, due: int, *, behind: bool) -> None:
         """Print."""
-        for at in range(0, len(part), MESSAGE_ROWS):
-            maps = _present(part.part(at, at + MESSAGE_ROWS), self._names)
+        maps = _maps(part, self._names)
+        while some := list(itertools.islice(maps, SLICE)):
             self._printer.write(
-                {name: verdict[name] for name in COLUMNS} | {"time": verdict["time_ns"]} for verdict in maps
+                {name: verdict[name] for name in COLUMNS} | {"time": verdict["time_ns"]} for verdict in some
             )

@@ -2,17 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-
-import numpy as np
 
 from schemas.messages import ReplayRecord
 from ztlens import times
 from ztlens.replay.publish import Output, Publisher
 from ztlens.replay.schedule import MAX, Schedule
-from ztlens.replay.windows import Window
+from ztlens.replay.windows import Part, Window
 
 TOGETHER = 0.002
 """Seconds of the replay that go out at once: less than what a timer is worth, and batches stay batches."""
@@ -30,11 +28,12 @@ class Totals:
     begun: float = 0.0
     seconds: float = 0.0
 
-    def add(self, part: Window) -> None:
+    def add(self, part: Part) -> None:
         """Sent just now."""
-        self.verdicts += len(part)
-        self.first = self.first or int(part.time[0])
-        self.last = max(self.last, int(part.time[-1]))
+        self.first = self.first or int(part[0][1]["time"][0])
+        for _, columns in part:
+            self.verdicts += len(columns["time"])
+            self.last = max(self.last, int(columns["time"][-1]))
 
 
 class Replay:
@@ -55,8 +54,8 @@ class Replay:
         try:
             async for window in ahead(windows):
                 await output.learn(window)
-                for part in parts(window, span):
-                    due = self._schedule.due(int(part.time[0]))
+                for part in window.parts(span):
+                    due = self._schedule.due(int(part[0][1]["time"][0]))
                     behind = await self._schedule.wait(due)
                     await output.send(part, due, behind=behind)
                     totals.add(part)
@@ -98,18 +97,6 @@ class Replay:
         if record.live_sent or record.live_capped:
             text += f"; live subjects: {record.live_sent:,} sent, {record.live_capped:,} held back"
         return text
-
-
-def parts(window: Window, span: int | None) -> Iterator[Window]:
-    """Stretches of a window that go out together: `span` ns from the first stamp of each, all of it if None."""
-    if span is None:
-        yield window
-        return
-    at = 0
-    while at < len(window):
-        past = int(np.searchsorted(window.time, window.time[at] + span))
-        yield window.part(at, past)
-        at = past
 
 
 async def threaded(windows: Iterable[Window]) -> AsyncIterator[Window]:

@@ -38,15 +38,20 @@ RingKey = tuple[str, str]
 _COLUMNS = ", ".join(f"s.{name}" for name, _ in VERDICT_COLUMNS)
 
 
+Columns = dict[str, np.ndarray]
+"""Verdicts: the columns of schemas.verdict, `time` in ns since 1970 UTC, and `position`, in bytes of the ring; (n,)."""
+Part = list[tuple[RingKey, Columns]]
+"""What goes out together: some verdicts of each ring, in the order of time; the ring of the earliest first."""
+
+
 @dataclass(frozen=True)
 class Window:
     """Verdicts in the order of time, node, ring, position.
 
-    `columns` of schemas.verdict, `time` in ns since 1970 UTC, and `position`, in bytes of the ring; arrays (n,) as all
-    here. `ring` u4: keys of `rings`. `policies`: the names behind the numbers of these verdicts.
+    `ring` u4 of shape (n,): keys of `rings`. `policies`: the names behind the numbers of these verdicts.
     """
 
-    columns: dict[str, np.ndarray]
+    columns: Columns
     ring: np.ndarray
     rings: dict[int, RingKey]
     policies: list[PolicyRecord] = field(default_factory=list)
@@ -59,31 +64,50 @@ class Window:
         """Stamps, i8."""
         return self.columns["time"].view("i8")
 
-    def part(self, first: int, past: int) -> "Window":
-        """Verdicts [first, past); no copy."""
-        columns = {name: column[first:past] for name, column in self.columns.items()}
-        return replace(self, columns=columns, ring=self.ring[first:past])
-
-    def taken(self, index: np.ndarray) -> "Window":
-        """Those of `index`, in its order."""
-        columns = {name: np.take(column, index) for name, column in self.columns.items()}
-        return replace(self, columns=columns, ring=np.take(self.ring, index))
-
-    def by_ring(self) -> Iterator[tuple[RingKey, "Window"]]:
-        """A part for each ring; the ring of the earliest verdict first."""
-        if (self.ring == self.ring[0]).all():
-            yield self.rings[int(self.ring[0])], self
-            return
+    def by_ring(self) -> Part:
+        """All of it."""
+        if len(self.rings) == 1:
+            return [(next(iter(self.rings.values())), self.columns)]
         numbers, firsts = np.unique(self.ring, return_index=True)
-        for number in numbers[np.argsort(firsts)].tolist():
-            yield self.rings[number], self.taken(np.flatnonzero(self.ring == number))
+        return [
+            (self.rings[number], taken(self.columns, np.flatnonzero(self.ring == number)))
+            for number in numbers[np.argsort(firsts)].tolist()
+        ]
 
-    def rows(self) -> np.ndarray:
-        """As one structured array of schemas.verdict.DTYPE."""
-        out = np.empty(len(self), DTYPE)
-        for name in DTYPE.names or ():
-            out[name] = self.columns[name]
-        return out
+    def parts(self, span: int | None) -> Iterator[Part]:
+        """Stretches of up to `span` ns from the first stamp of each; all of it if None."""
+        rings = self.by_ring()
+        if span is None:
+            yield rings
+            return
+        at, begun = 0, [0] * len(rings)
+        while at < len(self):
+            end = self.time[at] + span
+            at = int(np.searchsorted(self.time, end))
+            part = []
+            for i, (key, columns) in enumerate(rings):
+                first, begun[i] = begun[i], int(columns["time"].searchsorted(np.uint64(end)))
+                if begun[i] > first:
+                    part.append((key, cut(columns, first, begun[i])))
+            yield sorted(part, key=lambda of_ring: of_ring[1]["time"][0])
+
+
+def cut(columns: Columns, first: int, past: int) -> Columns:
+    """Verdicts [first, past); no copy."""
+    return {name: column[first:past] for name, column in columns.items()}
+
+
+def taken(columns: Columns, index: np.ndarray) -> Columns:
+    """Those of `index`, in its order."""
+    return {name: column.take(index) for name, column in columns.items()}
+
+
+def rows(columns: Columns) -> np.ndarray:
+    """As one structured array of schemas.verdict.DTYPE."""
+    out = np.empty(len(columns["position"]), DTYPE)
+    for name in DTYPE.names or ():
+        out[name] = columns[name]
+    return out
 
 
 class Names:
@@ -167,7 +191,8 @@ class Reader:
             self._rings = {row["id"]: (row["node"], row["ring"]) for row in table.to_pylist()}
         policies = [record for pair in pairs if (record := self._policy(pair >> 32, pair & 0xFFFFFFFF))]
         given = Window(columns, ring, {number: self._rings[number] for number in present}, policies)
-        return given.taken(self._order(given))
+        order = self._order(given)
+        return replace(given, columns=taken(columns, order), ring=ring.take(order))
 
     def _order(self, given: Window) -> np.ndarray:
         """Stamps are nearly in order and hardly ever alike, which a stable sort makes use of."""

@@ -17,12 +17,13 @@ from ztlens.errors import BadInput
 from ztlens.filters import Filters, predicate
 from ztlens.replay import run, windows
 from ztlens.replay.publish import Shown
-from ztlens.replay.run import Replay, ahead, parts, threaded
+from ztlens.replay.run import Replay, ahead, threaded
 from ztlens.replay.schedule import MAX, Schedule, speed
-from ztlens.replay.windows import Names, Reader, Window
+from ztlens.replay.windows import Names, Part, Reader, Window
 from ztlens.verdicts import COLUMNS, Printer, recorded
 
 MS = 1_000_000
+RINGS = {("n1", "r0"): 21, ("n1", "r1"): 3000, ("n2", "r2"): 3000}
 
 
 @pytest.fixture
@@ -209,8 +210,22 @@ def window_of(*milliseconds: float) -> Window:
 
 def test_what_goes_out_together_lies_within_two_milliseconds() -> None:
     window = window_of(0, 0.5, 1.999, 2, 2.5, 4, 100)
-    assert [part.columns["position"].tolist() for part in parts(window, 2 * MS)] == [[0, 1, 2], [3, 4], [5], [6]]
-    assert [part.columns["position"].tolist() for part in parts(window, None)] == [list(range(7))]
+    assert [part[0][1]["position"].tolist() for part in window.parts(2 * MS)] == [[0, 1, 2], [3, 4], [5], [6]]
+    assert [part[0][1]["position"].tolist() for part in window.parts(None)] == [list(range(7))]
+
+
+def test_of_every_ring_what_lies_in_the_same_stretch(store: Store) -> None:
+    (window,) = Reader(History.on_store(store)).windows()
+    sent: dict[Any, list[int]] = {}
+    last = 0
+    for part in window.parts(5 * MS):
+        firsts = [int(columns["time"][0]) for _, columns in part]
+        lasts = [int(columns["time"][-1]) for _, columns in part]
+        assert firsts == sorted(firsts) and last < firsts[0] and max(lasts) - firsts[0] < 5 * MS
+        last = max(lasts)
+        for key, columns in part:
+            sent.setdefault(key, []).extend(columns["position"].tolist())
+    assert sent == {key: [i * STRIDE for i in range(n)] for key, n in RINGS.items()}
 
 
 class Taken:
@@ -224,8 +239,8 @@ class Taken:
     async def learn(self, window: Window) -> None:
         pass
 
-    async def send(self, part: Window, due: int, *, behind: bool) -> None:
-        self.parts.append((due, part.time.tolist()))
+    async def send(self, part: Part, due: int, *, behind: bool) -> None:
+        self.parts.append((due, [time for _, columns in part for time in columns["time"].tolist()]))
 
 
 async def test_a_replay_sends_each_stamp_when_it_is_due() -> None:
