@@ -14,6 +14,7 @@ from nats.aio.client import Client
 
 from schemas import subjects
 from sink import api
+from sink.archive import Archive
 from sink.consume import AWAY, Reader, Waiting, connect, gather, stream_info, take_ready
 from sink.errors import StoreError
 from sink.gaps import HoleWatch
@@ -44,6 +45,7 @@ class Sink:
         }
         self._holes = HoleWatch(settings.gap_deadline, time.monotonic)
         self._last_commit: float | None = None
+        self._archive = Archive(settings.archive) if settings.archive else None
         self._trouble = ""
         self._stopping = False
         self.api = api.Api(store, settings, self.status)
@@ -109,13 +111,20 @@ class Sink:
                     await self._roll_up()
                     next_rollup = time.monotonic() + self.settings.rollup_interval
                 if time.monotonic() >= next_retention:
-                    await self.write(retention.apply, self.store, self.settings)
+                    await self._retain()
                     next_retention = time.monotonic() + self.settings.retention_interval
             except StoreError as error:
                 log.error("%s (%s)", error, error.hint)
             except AWAY:
                 pass  # the readers say so
             await asyncio.sleep(TICK)
+
+    async def _retain(self) -> None:
+        """Retention; what it is to delete goes into the archive first, beside the writer."""
+        if self._archive is not None:
+            until = await self.write(retention.horizon, self.store, self.settings)
+            await asyncio.to_thread(self._archive.fill, self.store, until)
+        await self.write(retention.apply, self.store, self.settings, self._archive)
 
     async def _roll_up(self) -> None:
         """Step by step, so that commits go between; a sink that is behind stores first."""
@@ -149,6 +158,8 @@ class Sink:
             streams[name] = entry
         if not connected:
             notices.append("NATS is away")
+        if self._archive is not None and self._archive.trouble:
+            notices.append(self._archive.trouble)
         wal = path.with_name(path.name + ".wal")
         return {
             "running": True,
@@ -166,6 +177,9 @@ class Sink:
                 "bytes": path.stat().st_size if path.exists() else 0,
                 "wal_bytes": wal.stat().st_size if wal.exists() else 0,
             },
+            "archive": None
+            if self._archive is None
+            else {"path": str(self._archive.directory), **self._archive.counters},
             "notices": notices,
         }
 

@@ -16,6 +16,7 @@ class SinkSettings:
     keep_minutes: float = 90 * 86400.0
     keep_hours: float = 730 * 86400.0
     keep_bytes: int = 0
+    archive: Path | None = None  # where verdicts are exported to before they are deleted
     commit_rows: int = 10_000  # a commit waits for so many rows …
     commit_wait: float = 0.25  # … or so long
     commit_rows_max: int = 122_880  # and takes no more: DuckDB's row group, written once when a commit fills it exactly

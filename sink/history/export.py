@@ -54,17 +54,22 @@ def export(
     directory: Path,
     since: int | None = None,
     until: int | None = None,
+    *,
     said: Callable[[str], None] = lambda line: None,
+    piece: int = PIECE,
 ) -> Done:
     """Bring `directory` up to date with the history between two moments (ns since 1970 UTC; None: open).
+
+    `said` is told of each hour that is written; `piece`: rows sorted at a time.
 
     Raises ExportError (not a directory for it, another store's export, somebody else is writing), SinkError, OSError.
     """
     with _locked(directory):
-        known = _known(directory)
+        for left in directory.glob(".export-*"):  # of a killed one: nobody else writes here
+            shutil.rmtree(left, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=".export-", dir=directory))
         try:
-            return _Export(source, directory, work, known, said).run(since, until)
+            return _Export(source, directory, work, said, piece).run(since, until)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -88,8 +93,6 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _known(directory: Path) -> Manifest:
     """What is there already: an export, or nothing. What an interrupted export left behind is taken away."""
-    for left in directory.glob(".export-*"):
-        shutil.rmtree(left, ignore_errors=True)
     if not (directory / manifests.NAME).exists():
         strange = [path for path in directory.rglob("*") if path.is_file() and not _ours(path.relative_to(directory))]
         if strange:
@@ -112,14 +115,13 @@ def _ours(path: Path) -> bool:
 class _Export:
     """One run of `export`."""
 
-    def __init__(
-        self, source: Source, directory: Path, work: Path, known: Manifest, said: Callable[[str], None]
-    ) -> None:
+    def __init__(self, source: Source, directory: Path, work: Path, said: Callable[[str], None], piece: int) -> None:
         self._source = source
         self._directory = directory
         self._parts = Parts(work)
-        self._known = known
+        self._known = _known(directory)
         self._said = said
+        self._piece = piece
         self._new: list[tuple[Path, File]] = []
         self._gone: set[str] = set()
         self._seen: dict[tuple[str, int], int] = {}
@@ -208,7 +210,7 @@ class _Export:
             if rows != sum(file.rows for file in old):
                 self._said(f"{table}: hour {i + 1} of {len(hours)}, {rows:,} rows")
                 within = f"({where}) AND {_between(hour, hour + HOUR)}"
-                self._hour(table, within, hour, list(_pieces(self._counts(table, within, SECOND))), old)
+                self._hour(table, within, hour, list(_pieces(self._counts(table, within, SECOND), self._piece)), old)
 
     def _counts(self, table: str, where: str, length: int) -> list[tuple[int, int]]:
         """(start in ns, rows) of each stretch of `length` ns that has any, in order."""
@@ -310,11 +312,11 @@ def _widest(choose: Callable[[int, int], int], a: int | None, b: int | None) -> 
     return None if a is None or b is None else choose(a, b)
 
 
-def _pieces(seconds: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """[first, past) of runs of seconds with at most PIECE rows each, where one second alone has not more."""
+def _pieces(seconds: list[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
+    """[first, past) of runs of seconds with at most `most` rows each, where one second alone has not more."""
     first, rows = seconds[0][0], 0
     for second, n in seconds:
-        if rows and rows + n > PIECE:
+        if rows and rows + n > most:
             yield first, second
             first, rows = second, 0
         rows += n

@@ -7,6 +7,7 @@ records stay for good; they are what history is read by.
 
 import contextlib
 import logging
+from typing import Protocol
 
 import duckdb
 
@@ -62,59 +63,91 @@ def _share_of_verdicts(store: Store) -> float:
     return counts[0][0] / total if counts[0][0] else 1.0
 
 
-def apply(store: Store, settings: SinkSettings) -> int:
+class Archive(Protocol):
+    """Where rows must be before they are deleted: `sink.archive.Archive`."""
+
+    def holds(self, store: Store, table: str, before: int) -> str: ...
+
+
+def horizon(store: Store, settings: SinkSettings) -> int:
+    """The start of the hour (ns since 1970) before which `apply` may delete something."""
+    now = now_ns()
+    ages = [age for age in (settings.keep_age, settings.keep_minutes, settings.keep_hours) if age > 0]
+    moments = [now - int(age * 1e9) for age in ages]
+    if settings.keep_bytes:
+        moments.append(_oversize(store, settings.keep_bytes))
+    return max([0, *moments]) // HOUR * HOUR
+
+
+def apply(store: Store, settings: SinkSettings, archive: Archive | None = None) -> int:
     """Delete what is older than its `keep_` setting says, then the oldest verdicts above `keep_bytes`.
 
-    Returns the verdicts deleted. Raises StoreError: what was deleted before it stays so, the rest is tried again.
+    With an `archive` only what it holds, by whole hours. Returns the verdicts deleted. Raises StoreError: what was
+    deleted before it stays so, the rest is tried again.
     """
     now, deleted = now_ns(), 0
     if settings.keep_age > 0:
         before = now - int(settings.keep_age * 1e9)
-        deleted += _delete_verdicts(store, before, "age")
+        deleted += _delete_verdicts(store, before, "age", archive)
+        held = _held(store, archive, "loss", before)
         with store.transaction("housekeeping") as connection:
             # The last records of each ring stay: the ledger is made of them.
             connection.execute(
-                "DELETE FROM store.loss WHERE time < make_timestamp_ns(?) AND NOT final AND (ring, time) NOT IN ("
+                f"DELETE FROM store.loss WHERE time < make_timestamp_ns(?) AND ({held})"
+                " AND NOT final AND (ring, time) NOT IN ("
                 " SELECT (ring, max(time)) FROM store.loss GROUP BY ring UNION ALL"
                 " SELECT (ring, max(time)) FROM store.loss WHERE flows_live IS NOT NULL GROUP BY ring)",
                 [max(0, before)],
             )
     if settings.keep_minutes > 0:
         before = min(now - int(settings.keep_minutes * 1e9), folded(store.connection))
-        _delete(store, "pairs_1m", before // HOUR * HOUR, "minutes")
+        before = before // HOUR * HOUR
+        _delete(store, "pairs_1m", before, "minutes", _held(store, archive, "pairs_1m", before))
     if settings.keep_hours > 0:
-        _delete(store, "pairs_1h", (now - int(settings.keep_hours * 1e9)) // HOUR * HOUR, "hours")
-    deleted += _shrink(store, settings.keep_bytes) if settings.keep_bytes else 0
+        before = (now - int(settings.keep_hours * 1e9)) // HOUR * HOUR
+        _delete(store, "pairs_1h", before, "hours", _held(store, archive, "pairs_1h", before))
+    if settings.keep_bytes:
+        deleted += _delete_verdicts(store, _oversize(store, settings.keep_bytes), "size", archive)
     if deleted:
         with contextlib.suppress(duckdb.Error):  # a reader on an old snapshot: the next checkpoint frees the blocks
             store.connection.execute("CHECKPOINT")
     return deleted
 
 
-def _shrink(store: Store, keep_bytes: int) -> int:
-    """Delete the oldest verdicts, so that about _SIZE_MARGIN of `keep_bytes` is used; how many.
+def _oversize(store: Store, keep_bytes: int) -> int:
+    """The moment (ns since 1970) up to which verdicts must go for _SIZE_MARGIN of `keep_bytes` to be used; 0: none.
 
-    Once, not until it is so: under a reader's snapshot nothing is freed yet, and everything would go.
+    Asked once a time, not until it is so: under a reader's snapshot nothing is freed yet, and everything would go.
     """
     used = used_bytes(store)
     if used <= keep_bytes:
         return 0
     share = (used - _SIZE_MARGIN * keep_bytes) / (used * _share_of_verdicts(store))
-    row = store.connection.execute(
-        "SELECT quantile_disc(epoch_ns(time), ?) FROM store.verdicts", [min(1.0, share)]
-    ).fetchone()
-    return _delete_verdicts(store, int(row[0]) + 1, "size") if row and row[0] is not None else 0
+    row = (
+        store.cursor()
+        .execute("SELECT quantile_disc(epoch_ns(time), ?) FROM store.verdicts", [min(1.0, share)])
+        .fetchone()
+    )
+    return int(row[0]) + 1 if row and row[0] is not None else 0
 
 
-def _delete_verdicts(store: Store, before: int, cause: str) -> int:
+def _held(store: Store, archive: Archive | None, table: str, before: int) -> str:
+    """The condition that makes rows of a table deletable."""
+    return "true" if archive is None else archive.holds(store, table, before)
+
+
+def _delete_verdicts(store: Store, before: int, cause: str, archive: Archive | None) -> int:
     """Those rolled up and older than `before` (ns since 1970); how many."""
     rolled = [f"(ring = {ring.id} AND position < {past})"
               for ring in store.state.rings.values() for _, past in list(ring.rolled)[:1]]  # fmt: skip
-    return _delete(store, "verdicts", before, cause, " OR ".join(rolled)) if rolled else 0
+    if not rolled:
+        return 0
+    held = _held(store, archive, "verdicts", before)
+    return _delete(store, "verdicts", before, cause, f"({' OR '.join(rolled)}) AND ({held})")
 
 
-def _delete(store: Store, table: str, before: int, cause: str, which: str = "true") -> int:
-    """Delete rows older than `before` (ns since 1970), with a row per ring in store.retention that says so."""
+def _delete(store: Store, table: str, before: int, cause: str, which: str) -> int:
+    """Delete `which` rows older than `before` (ns since 1970), with a row per ring in store.retention that says so."""
     where = f"time < make_timestamp_ns({max(0, before)}) AND ({which})"
     with store.transaction("housekeeping") as connection:
         connection.execute(

@@ -202,9 +202,8 @@ def test_an_empty_history(tmp_path: Path) -> None:
             assert exported.sql(question).equals(history.sql(question)), question
 
 
-def test_pieces_are_bounded(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "PIECE", 500)
-    export(history, tmp_path)
+def test_pieces_are_bounded(history: History, tmp_path: Path) -> None:
+    export(history, tmp_path, piece=500)
     for file in manifests.read(tmp_path).of_table("verdicts"):
         meta = pq.read_metadata(tmp_path / file.path)
         sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
