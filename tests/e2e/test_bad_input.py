@@ -161,6 +161,24 @@ def test_without_root(one: Installation, wired: tuple[str, socket.socket], comma
     untouched(one, wired[0])
 
 
+@pytest.mark.parametrize("command", ["up", "collector"])
+def test_without_the_privilege_to_enter_a_namespace(
+    one: Installation, wired: tuple[str, socket.socket], command: str
+) -> None:
+    done = one.run(command, "--nats", "nats://127.0.0.1:1", prefix=NO_ADMIN, status=None)
+    refused(done, 3, "entering the network namespace: Operation not permitted", r"run as root \(CAP_SYS_ADMIN\)")
+    untouched(one, wired[0])
+
+
+@pytest.mark.parametrize("command", ["collector", "sink"])
+def test_a_lone_service_and_a_server_that_cannot_be_one(
+    one: Installation, wired: tuple[str, socket.socket], command: str
+) -> None:
+    done = one.run(command, "--nats", "http://127.0.0.1:1", status=None)
+    refused(done, 2, "'http://127.0.0.1:1' is not a NATS URL", "write nats://host:4222")
+    untouched(one, wired[0])
+
+
 def test_missing_headers(one: Installation, wired: tuple[str, socket.socket], tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o700)

@@ -8,10 +8,24 @@ from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, UDPerror
-from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
-from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgWriter, PcapWriter
+
+from tests.support.packets import (
+    AH,
+    ARP,
+    Dot1AD,
+    Dot1Q,
+    Ether,
+    ICMPv6ND_NS,
+    IPOption_NOP,
+    IPOption_Router_Alert,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+    pieces,
+)
 
 POLICY = """
 version: 1
@@ -61,6 +75,49 @@ PACKETS: list[tuple[Packet, str, str]] = [
 ]  # fmt: skip
 
 
+WEB6 = dict(src="fd00::1", dst="fd00:2::1")
+ALLOWED = "10.0.1.10 10.0.2.5 {0} 5432 tcp"
+NEW = "allow rule web-to-db frontend database passed original new"
+OPTIONS = [IPOption_NOP(), IPOption_Router_Alert(), IPOption_NOP()]
+MANY6 = IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / IPv6ExtHdrRouting() / IPv6ExtHdrDestOpt()
+
+
+def in_pieces(packet: Packet, size: int = 16) -> list[Packet]:
+    return [Ether(piece) for piece in pieces(bytes(Ether() / packet), size)]
+
+
+V4 = in_pieces(IP(**WEB) / UDP(sport=4000, dport=53) / Raw(bytes(24)))
+V6 = in_pieces(IPv6(**WEB6) / UDP(sport=4000, dport=53) / Raw(bytes(24)))
+WATCHED = "10.0.1.10 10.0.2.5 4000 53 udp", "deny rule watch-dns frontend database passed original"
+WATCHED6 = "fd00::1 fd00:2::1 4000 53 udp", "deny rule watch-dns world database passed original"
+NO_PORTS = "deny headless_fragment headless_fragment"
+HEADERS: list[tuple[Packet, str, str]] = [
+    (Ether() / Dot1Q(vlan=7) / IP(**WEB) / TCP(sport=4001, dport=5432, flags="S"), ALLOWED.format(4001), NEW),
+    (Ether() / Dot1AD(vlan=9) / Dot1Q(vlan=7) / IP(**WEB) / TCP(sport=4002, dport=5432, flags="S"),
+     ALLOWED.format(4002), NEW),
+    (Ether() / Dot1Q(vlan=9) / Dot1Q(vlan=7) / IPv6(**WEB6) / UDP(sport=4003, dport=53),
+     "fd00::1 fd00:2::1 4003 53 udp", f"{WATCHED6[1]} new"),
+    (Ether() / IP(**WEB, options=OPTIONS) / TCP(sport=4004, dport=5432, flags="S"), ALLOWED.format(4004), NEW),
+    (Ether() / Dot1Q(vlan=7) / IP(**BACK, options=OPTIONS) / TCP(sport=5432, dport=4004, flags="SA"),
+     ALLOWED.format(4004), "allow rule web-to-db frontend database passed reply sample"),
+    (Ether() / IPv6(**WEB6) / MANY6 / TCP(sport=4005, dport=22, flags="S"), "fd00::1 fd00:2::1 4005 22 tcp",
+     "deny rule no-ssh world database {drop} original new"),
+    (Ether() / IPv6(**WEB6) / AH(nh=17, payloadlen=4, icv=bytes(12)) / UDP(sport=4006, dport=53),
+     "fd00::1 fd00:2::1 4006 53 udp", f"{WATCHED6[1]} new"),
+    (V4[1], "10.0.1.10 10.0.2.5 0 0 udp", f"{NO_PORTS} world world {{drop}} original sample"),
+    (V4[0], WATCHED[0], f"{WATCHED[1]} new"),
+    (V4[1], WATCHED[0], f"{WATCHED[1]} sample"),
+    (V6[0], WATCHED6[0], f"{WATCHED6[1]} new"),
+    (V6[1], WATCHED6[0], f"{WATCHED6[1]} sample"),
+    (Ether() / IP(**WEB, proto=6, frag=1) / Raw(bytes(20)), "- - - - -",
+     "deny malformed malformed - - {drop} original sample"),
+    (Ether() / IP(**WEB, flags="MF") / TCP(sport=4007, dport=22, flags="S"), "10.0.1.10 10.0.2.5 4007 22 tcp",
+     "deny rule no-ssh frontend database {drop} original new"),
+    (Ether() / IP(**WEB, proto=6, frag=3) / Raw(bytes(20)), "10.0.1.10 10.0.2.5 4007 22 tcp",
+     "deny rule no-ssh frontend database {drop} original sample"),
+]  # fmt: skip
+
+
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
     path = tmp_path / "policy.yaml"
@@ -83,15 +140,18 @@ def expected(index: int, ends: str, rest: str, drop: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("mode", "drop"), [("monitor", "passed"), ("enforce", "dropped")])
-def test_one_line_a_packet(tmp_path: Path, policy: Path, mode: str, drop: str) -> None:
+@pytest.mark.parametrize("packets", [PACKETS, HEADERS], ids=["conversations", "headers"])
+def test_one_line_a_packet(
+    tmp_path: Path, policy: Path, packets: list[tuple[Packet, str, str]], mode: str, drop: str
+) -> None:
     capture = tmp_path / "a.pcap"
     with PcapWriter(str(capture)) as writer:
-        for i, (packet, _, _) in enumerate(PACKETS):
+        for i, (packet, _, _) in enumerate(packets):
             packet.time = 1_700_000_000 + i / 1000
             writer.write(packet)
     lines, done = judge(capture, "--policy", policy, "--mode", mode)
     assert (done.returncode, done.stderr) == (0, "")
-    wanted = [expected(i, ends, rest, drop) for i, (_, ends, rest) in enumerate(PACKETS)]
+    wanted = [expected(i, ends, rest, drop) for i, (_, ends, rest) in enumerate(packets)]
     for got, want in zip(lines, wanted, strict=True):
         assert list(got) == FIELDS
         assert {k: v for k, v in got.items() if want[k] != "*"} == {k: v for k, v in want.items() if v != "*"}
