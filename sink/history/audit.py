@@ -5,6 +5,7 @@ a time: that costs no more than a hash table of their tuples would, and needs no
 by pair, port and rules.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -64,12 +65,12 @@ def audit(
     timeout: float = 300.0,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Document:
-    """The document of `ztlens audit -o json`. `cursor` is closed at the end.
+    """The document of `ztlens audit -o json`, in `timeout` seconds. `cursor` is closed at the end.
 
     `progress` hears how many rows were judged, now and then, and may raise to end it. Raises PolicyError, SinkError.
     """
     now = question.identities == "now"
-    changes, done = Changes(), 0
+    changes, done, until = Changes(), 0, time.monotonic() + timeout
     try:
         candidate = Judge(question.candidate.policy(), now=now)
         cursor.execute("BEGIN TRANSACTION READ ONLY")
@@ -83,6 +84,8 @@ def audit(
                     _judge(rows, scope, candidate, changes)
                 done += batch.num_rows
                 progress(done)
+                if time.monotonic() > until:
+                    raise explained(duckdb.InterruptException(), timeout)
     except duckdb.Error as error:
         raise explained(error, timeout) from error
     finally:

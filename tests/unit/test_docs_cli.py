@@ -12,8 +12,9 @@ from typer.main import get_command
 from collector.settings import CollectorSettings
 from schemas.structs import KNOBS, TIMEOUTS
 from sink.client import History
+from sink.history.audit import Question, Text
 from sink.settings import SinkSettings
-from sink.store import Commit, memory_store
+from sink.store import Commit, memory_store, prepare
 from tests.support import batches
 from tests.support.docs import DOCS, ROOT, blocks, documents, marked
 from ztlens import command, config, judging, verdicts
@@ -193,6 +194,21 @@ def test_json_of_the_ledger() -> None:
     ring = document["rings"][0]
     gap = {"first", "past", "count", "time", "cause"}
     assert set(json_words("ledger")) == {*document, *ring, *ring["packets"], *ring["events"]} | gap
+
+
+def test_json_of_an_audit() -> None:
+    store = memory_store()
+    store.append(Commit(batches=[prepare(batches.batch(batches.verdict(flags=2)))]))
+    document = History.on_store(store).audit(Question(candidate=Text("version: 1")))
+    words = json_words("audit")
+    lists = [document["candidate"], document["uncertain"][0], document["unchanged"]]
+    assert set(words) == {*document, *(key for each in lists for key in each)}
+    named = re.search(r"^JSON: `([^`]+)`", section("audit"), re.MULTILINE)
+    assert named
+    assert [word for word in re.findall(r"\w+", named[1]) if word not in ("file", "hash")] == [*document]
+    entry = re.search(r"an entry is\n`([^`]+)`", section("audit"))
+    assert entry
+    assert re.findall(r"\w+", entry[1]) == [*document["uncertain"][0]]
 
 
 @pytest.mark.parametrize("arguments", [["policy", "check", str(ROOT / "policy.yaml")], ["version"], ["config"]])
