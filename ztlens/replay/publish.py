@@ -40,7 +40,7 @@ class Output(Protocol):
         ...
 
     async def send(self, part: Part, due: int, *, behind: bool) -> None:
-        """`due` in ns since the replay began; `behind`: it is past that already."""
+        """`due` in ns since the replay began; `behind`: it is late."""
         ...
 
 

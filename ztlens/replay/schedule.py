@@ -62,7 +62,7 @@ class Schedule:
         return due
 
     async def wait(self, due: int) -> bool:
-        """Return when it is due; the first call is the begin. Whether it was past due already, noticeably."""
+        """Return when it is due; the first call is the begin. Whether it is late."""
         if self.factor == MAX:
             return False
         if self._begun is None:
@@ -71,4 +71,4 @@ class Schedule:
         while (left := at - self._clock()) > 0:
             await self._sleep(left / 1e9)
         self.late += -left > LATE
-        return -left > LATE // 2
+        return -left > LATE
