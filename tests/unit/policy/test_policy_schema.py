@@ -11,7 +11,9 @@ from hypothesis import given, settings
 
 import schemas
 from policy.builtin import BUILTINS
+from policy.errors import PolicyError
 from policy.parse import MAX_RULES, parse
+from tests.support.hostile_policies import hostile
 from tests.support.policies import as_yaml, policies
 
 SCHEMA = json.loads((Path(schemas.__file__).parent / "policy.schema.json").read_text())
@@ -78,8 +80,9 @@ def problems(schema: dict[str, Any], value: Any, at: str = "") -> list[str]:
                 found += [p for s in wanted for p in problems(s, value, at)]
             case "pattern":
                 found += [f"{at}: not /{wanted}/"] if isinstance(value, str) and not re.search(wanted, value) else []
-            case "minItems" | "minProperties":
-                found += [f"{at}: too few"] if isinstance(value, list | dict) and len(value) < wanted else []
+            case "minItems" | "minProperties" | "minLength":
+                kind = {"minItems": list, "minProperties": dict, "minLength": str}[key]
+                found += [f"{at}: too few"] if isinstance(value, kind) and len(value) < wanted else []
             case "maxItems" | "maxLength":
                 found += [f"{at}: too many"] if isinstance(value, list | str) and len(value) > wanted else []
             case "minimum":
@@ -124,6 +127,7 @@ def test_what_the_parser_takes_fits(policy: dict[str, Any]) -> None:
 MISTAKES = [
     "{}",
     "{version: 2}",
+    "{version: true}",
     "{version: 1, mode: enforce}",
     "{version: 1, default: drop}",
     "{version: 1, builtins: {x: true}}",
@@ -144,3 +148,35 @@ MISTAKES = [
 @pytest.mark.parametrize("text", MISTAKES)
 def test_mistakes_do_not(text: str) -> None:
     assert problems(SCHEMA, yaml.safe_load(text)) != []
+
+
+CONTENT = re.compile("|".join([
+    "is not an address or CIDR", "has bits set behind its length", "IPv4-mapped", "expected a length from",
+    "no identity", "is given twice", "is not a name", "is reserved", "is not a label", "is not a port", "expected a (port|type) ",
+    "the range ends before", "has no ports", "`report_only` is for rules that deny", "expected a protocol number",
+    "is not a protocol", "not valid YAML", "is not allowed", "`sample`: expected",
+]))  # fmt: skip
+"""What the parser may say of a file that fits the schema: it is about words, never about what stands where."""
+
+
+def test_parser_and_schema_agree_on_structure() -> None:
+    """Of files as JSON, whose types nobody can take for others."""
+    seen = {"taken": 0, "structure": 0, "content": 0}
+    for index in range(1000):
+        file = hostile(11, index)
+        if len(file.raw) > 20_000:
+            continue
+        try:
+            value = json.loads(file.raw)
+        except ValueError:
+            continue
+        found = problems(SCHEMA, value)
+        try:
+            parse(file.raw.decode())
+        except PolicyError as error:
+            seen["structure" if found else "content"] += 1
+            assert found or CONTENT.search(error.message), (file.family, str(error), file.raw)
+        else:
+            seen["taken"] += 1
+            assert found == [], (file.family, found, file.raw)
+    assert min(seen.values()) > 25, seen
