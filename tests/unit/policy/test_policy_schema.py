@@ -152,7 +152,8 @@ def test_mistakes_do_not(text: str) -> None:
 
 CONTENT = re.compile("|".join([
     "is not an address or CIDR", "has bits set behind its length", "IPv4-mapped", "expected a length from",
-    "no identity", "is given twice", "is not a name", "is reserved", "is not a label", "is not a port", "expected a (port|type) ",
+    "no identity", "is given twice", "is not a name", "is reserved", "is not a label",
+    "is not a port", "expected a (port|type) ",
     "the range ends before", "has no ports", "`report_only` is for rules that deny", "expected a protocol number",
     "is not a protocol", "not valid YAML", "is not allowed", "`sample`: expected",
 ]))  # fmt: skip
