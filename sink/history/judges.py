@@ -13,8 +13,10 @@ from policy.model import Identity, Policy, Reserved
 from schemas.codes import Decision, Reason, RuleId
 from sink.history.revisions import Revision
 
-KEPT = 32
-"""Compiled policies kept at a time: about 2 MB each, more of a large policy. History is read in order of time."""
+KEPT_BYTES = 512 << 20
+"""Compiled policies kept at a time: some 200 of a small one, for as many nodes, whose own addresses differ."""
+_LOOKUP_BYTES = 1 << 20
+"""What `evaluate` makes of the arrays besides, of a small policy."""
 NOT_POLICYS = (Reason.MALFORMED, Reason.HEADLESS_FRAGMENT, Reason.ICMP_UNRELATED)
 """Denied whatever the policy."""
 
@@ -44,6 +46,7 @@ class Judge:
         self._contents: dict[tuple[object, ...], int] = {_content(self._of_the_day(None)): 0}
         self._content_of: dict[int, tuple[int, Mapping[str, Identity]]] = {}
         self._compiled: OrderedDict[tuple[int, tuple[str, ...]], Compiled] = OrderedDict()
+        self._bytes = 0
         self._plain = compile_policy(policy)
 
     @property
@@ -76,15 +79,16 @@ class Judge:
         Equal contents are compiled once. Raises PolicyError: too large.
         """
         key = (self._number(revision.identities), host)
-        found = self._compiled.pop(key, None)
-        if found is None:
-            policy = self.policy
-            if policy is not None and not self._now:
-                policy = replace(policy, identities=self._of_the_day(revision.identities))
-            found = compile_policy(policy, host=host)
-        self._compiled[key] = found
-        if len(self._compiled) > KEPT:
-            self._compiled.popitem(last=False)
+        if key in self._compiled:
+            self._compiled.move_to_end(key)
+            return self._compiled[key]
+        policy = self.policy
+        if policy is not None and not self._now:
+            policy = replace(policy, identities=self._of_the_day(revision.identities))
+        found = self._compiled[key] = compile_policy(policy, host=host)
+        self._bytes += _size(found)
+        while self._bytes > KEPT_BYTES and len(self._compiled) > 1:
+            self._bytes -= _size(self._compiled.popitem(last=False)[1])
         return found
 
     def _of_the_day(self, recorded: Mapping[str, Identity] | None) -> tuple[Identity, ...]:
@@ -126,3 +130,7 @@ class Judge:
 def _content(identities: tuple[Identity, ...]) -> tuple[object, ...]:
     """What there is in them, without lines and columns."""
     return tuple((one.name, *sorted(one.labels.items()), one.addresses) for one in identities)
+
+
+def _size(compiled: Compiled) -> int:
+    return 2 * compiled.sizes()["bytes"] + _LOOKUP_BYTES

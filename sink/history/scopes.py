@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,9 +49,13 @@ class Scopes:
             yield rows, self._scope(int(ring[0]), int(revision[0]))
             return
         keys = ring.astype("<u8") << np.uint64(32) | revision
-        for key in np.unique(keys).tolist():
-            some = np.flatnonzero(keys == key)
-            yield {name: column[some] for name, column in rows.items()}, self._scope(key >> 32, key & 0xFFFFFFFF)
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        columns = {name: column[order] for name, column in rows.items()}
+        edges = [0, *(np.flatnonzero(np.diff(keys)) + 1).tolist(), len(keys)]
+        for begin, end in pairwise(edges):
+            part = {name: column[begin:end] for name, column in columns.items()}
+            yield part, self._scope(int(keys[begin]) >> 32, int(keys[begin]) & 0xFFFFFFFF)
 
     def _scope(self, ring: int, number: int) -> Scope:
         key = ring << 32 | number

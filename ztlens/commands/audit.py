@@ -108,7 +108,7 @@ def _policy(source: str) -> "Text":
 @contextmanager
 def _waiting() -> Iterator[None]:
     """How long it has taken, on stderr, where a person is waiting."""
-    if not show.coloured(sys.stderr):
+    if not show.on_terminal(sys.stderr):
         yield
         return
     from rich.console import Console

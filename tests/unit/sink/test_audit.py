@@ -11,6 +11,7 @@ from schemas.messages import IdentityInfo, RuleInfo
 from schemas.verdict import STRIDE
 from sink.client import History
 from sink.errors import BusyError, QueryError
+from sink.history import judges
 from sink.history.audit import RUNNING, Question, Text, audit
 from sink.store import Commit, Store, prepare, rollup
 from tests.support import batches
@@ -327,8 +328,9 @@ def test_of_an_hour_without_its_detail_nothing_is_certain(memory: Store) -> None
     assert document["newly_denied"] == []
 
 
-def test_many_revisions_need_few_compiled_policies(memory: Store) -> None:
+def test_many_revisions_need_few_compiled_policies(memory: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """More sets of addresses than are kept compiled, each in its turn."""
+    monkeypatch.setattr(judges, "KEPT_BYTES", 10 << 20)
     memory.append(Commit(records=[shop(revision=n, time=n, db=[f"10.1.{n}.0/24"]).record() for n in range(1, 80)]))
     for n in range(1, 80):
         append(memory, flow(n, revision=n, dst=raw(f"10.1.{n}.1")), first=2 * n - 2)
