@@ -37,41 +37,44 @@ def policy(rules: int) -> Compiled:
 class Crowd:
     """A policy of allow rules, each from one of many identities to another on a UDP port of its own choice.
 
-    `members`: V16[identities, addresses], one out of each prefix. `rules`: intp[rules, 3], from, to, port.
+    `members`: per family V16[identities, addresses], one out of each prefix. `rules`: intp[rules, 3], from, to, port.
     """
 
     text: str
-    members: np.ndarray
+    members: dict[int, np.ndarray]
     rules: np.ndarray
-    family: int
 
-    def tuples(self, n: int, seed: int = 1) -> tuple[np.ndarray, ...]:
+    def tuples(self, n: int, family: int = 4) -> list[np.ndarray]:
         """n tuples in no order, as `policy.evaluate` takes them; every other one is what some rule allows."""
-        numbers = np.random.default_rng(seed)
+        numbers, members = np.random.default_rng(family), self.members[family]
         chosen = self.rules[numbers.integers(len(self.rules), size=n)]
-        chosen[::2, :2] = numbers.integers(len(self.members), size=(len(chosen[::2]), 2))
-        ends = [self.members[chosen[:, end], numbers.integers(self.members.shape[1], size=n)] for end in (0, 1)]
-        return *ends, np.full(n, self.family, "u1"), np.full(n, 17, "u1"), chosen[:, 2].astype("u2")
+        chosen[::2, :2] = numbers.integers(len(members), size=(len(chosen[::2]), 2))
+        ends = [members[chosen[:, end], numbers.integers(members.shape[1], size=n)] for end in (0, 1)]
+        return [*ends, np.full(n, family, "u1"), np.full(n, 17, "u1"), chosen[:, 2].astype("u2")]
 
 
-def crowd(rules: int, identities: int, addresses: int, family: int = 4, seed: int = 1) -> Crowd:
-    """`identities` of `addresses` prefixes each, scattered: half of them hosts, of IPv6 twenty in a /64."""
-    numbers = np.random.default_rng(seed)
-    n = identities * addresses
-    values, lengths = _scattered4(numbers, n) if family == 4 else _scattered6(numbers, n)
-    names = [str(ipaddress.ip_network(pair)) for pair in zip(values, lengths, strict=True)]
+def crowd(rules: int, identities: int, addresses: int, families: tuple[int, ...] = (4,)) -> Crowd:
+    """`identities` of `addresses` prefixes a family, scattered: half of them hosts, of IPv6 twenty in a /64."""
+    numbers = np.random.default_rng(1)
     table = np.column_stack([numbers.integers(identities, size=(rules, 2)), numbers.integers(10_000, 10_100, rules)])
-    lines = ["version: 1", "identities:"]
-    for i in range(identities):
-        own = ", ".join(f'"{name}"' for name in names[i * addresses : (i + 1) * addresses])
-        lines.append(f"  i{i}: {{addresses: [{own}]}}")
+    named: list[list[str]] = [[] for _ in range(identities)]
+    members = {}
+    for family in families:
+        values, lengths = (_scattered4 if family == 4 else _scattered6)(numbers, identities * addresses)
+        for i, pair in enumerate(zip(values, lengths, strict=True)):
+            named[i // addresses].append(f'"{ipaddress.ip_network(pair)}"')
+        packed = np.array([value.to_bytes(16, "big") for value in values], "V16")
+        members[family] = packed.reshape(identities, addresses)
+    lines = [
+        "version: 1",
+        "identities:",
+        *(f"  i{i}: {{addresses: [{', '.join(own)}]}}" for i, own in enumerate(named)),
+    ]
     lines.append("rules:")
     for number, (source, destination, port) in enumerate(table.tolist()):
-        lines.append(
-            f"  - {{name: r{number:05}, from: i{source}, to: i{destination}, ports: [{port}/udp], action: allow}}"
-        )
-    members = np.array([value.to_bytes(16, "big") for value in values], "V16").reshape(identities, addresses)
-    return Crowd("\n".join(lines) + "\n", members, table, family)
+        ends = f"from: i{source}, to: i{destination}"
+        lines.append(f"  - {{name: r{number:05}, {ends}, ports: [{port}/udp], action: allow}}")
+    return Crowd("\n".join(lines) + "\n", members, table)
 
 
 def _scattered4(numbers: np.random.Generator, n: int) -> tuple[list[int], list[int]]:
