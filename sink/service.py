@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import time
@@ -18,13 +19,16 @@ from sink.archive import Archive
 from sink.consume import AWAY, Reader, Waiting, connect, gather, stream_info, take_ready
 from sink.errors import StoreError
 from sink.gaps import HoleWatch
+from sink.history import views
 from sink.history.ledger import rfc3339
 from sink.settings import SinkSettings
-from sink.store import Commit, Store, retention, rollup
+from sink.store import Commit, Store, compaction, retention, rollup
 
 log = logging.getLogger("ztlens.sink")
 
 TICK = 1.0
+_CLOSING = 2.0
+"""Seconds a sink that ends spends on roll-ups at most."""
 _LAG_SHARE = 0.8
 """A sink that has this share of what a stream keeps still before it is warned about."""
 
@@ -126,9 +130,10 @@ class Sink:
             await asyncio.to_thread(self._archive.fill, self.store, until)
         await self.write(retention.apply, self.store, self.settings, self._archive)
 
-    async def _roll_up(self) -> None:
-        """Step by step, so that commits go between; a sink that is behind stores first."""
-        while self._queue.size < self.settings.fetch:
+    async def _roll_up(self, seconds: float = math.inf) -> None:
+        """Step by step, so that commits go between; a sink that is behind stores first. Gives up after `seconds`."""
+        end = time.monotonic() + seconds
+        while self._queue.size < self.settings.fetch and time.monotonic() < end:
             if not await self.write(rollup.step, self.store):
                 await self.write(rollup.fold, self.store)
                 return
@@ -160,6 +165,9 @@ class Sink:
             notices.append("NATS is away")
         if self._archive is not None and self._archive.trouble:
             notices.append(self._archive.trouble)
+        nodes = self._nodes()
+        notices += [f"node {name} is silent: nothing heard of it for {node['heard_seconds']:.0f} s"
+                    for name, node in nodes.items() if node["state"] == "silent"]  # fmt: skip
         wal = path.with_name(path.name + ".wal")
         return {
             "running": True,
@@ -167,6 +175,7 @@ class Sink:
             "started": rfc3339(self.started),
             "nats": {"url": _without_secrets(self.settings.nats_url), "connected": connected},
             "streams": streams,
+            "nodes": nodes,
             "counters": self.store.counters.report(),
             "questions": dict(self.api.counters),
             "last_commit_seconds": None
@@ -183,9 +192,20 @@ class Sink:
             "notices": notices,
         }
 
+    def _nodes(self) -> dict[str, dict[str, Any]]:
+        """Of each node how its newest ring does: live, silent or closed."""
+        out = {}
+        for ring in sorted(self.store.state.rings.values(), key=lambda ring: ring.id):
+            quiet = time.monotonic() - ring.heard
+            state = "closed" if ring.closed else "silent" if quiet > views.SILENT else "live"
+            out[ring.node] = {"ring": ring.name, "state": state, "heard_seconds": round(quiet, 3)}
+        return out
+
     async def close(self) -> None:
-        """After the tasks have ended: store what was read, close everything."""
+        """After the tasks have ended: store what was read, roll it up if that is soon done, close everything."""
         await self.flush()
+        with contextlib.suppress(StoreError):  # the next sink goes on with it
+            await self._roll_up(_CLOSING)
         if self.client is not None:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(self.client.close(), 2)
@@ -218,6 +238,10 @@ async def run(settings: SinkSettings, ready: asyncio.Event | None = None) -> Non
 
     Raises SinkError when it cannot start: database in use or of a newer version, socket taken.
     """
+    compaction.settle(settings.database)
+    if compaction.worthwhile(settings.database):
+        log.info("most of %s is free: it is compacted first", settings.database)
+        compaction.compact(settings.database, settings.memory_limit, settings.threads)
     store = Store.open(settings)
     try:
         listener = api.bind(settings.socket)

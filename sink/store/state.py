@@ -1,6 +1,7 @@
 """What the store holds, mirrored in memory: the sink is the only writer, so this is read once, at opening."""
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 
 import duckdb
 
@@ -21,6 +22,14 @@ class Ring:
     closed: bool = False  # `acknowledged` is its end
     named: set[int] = field(default_factory=set)  # revisions whose rules and identities are stored
     rolled: RangeSet = field(default_factory=RangeSet)
+    heard: float = field(
+        default_factory=time.monotonic, compare=False
+    )  # when its last loss record came, first: when it was opened
+
+    def copy(self) -> "Ring":
+        """An independent one."""
+        return replace(self, held=self.held.copy(), gaps=self.gaps.copy(), named=set(self.named),
+                       rolled=self.rolled.copy())  # fmt: skip
 
     def holes(self) -> list[tuple[int, int]]:
         """What was acknowledged, but is neither held nor known to be a gap."""

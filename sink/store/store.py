@@ -6,6 +6,7 @@ is stored, and the new ranges go into the same transaction. The watermark only s
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -283,8 +284,7 @@ class _Work:
                 self._next_ring += 1
                 self._insert_ring(connection, ring)
             else:
-                ring = Ring(known.id, node, name, known.stride, known.held.copy(), known.gaps.copy(),
-                            known.acknowledged, known.closed, set(known.named), known.rolled.copy())  # fmt: skip
+                ring = known.copy()
             self._rings[key] = ring
         if stride and ring.stride != stride and not len(ring.held) and not len(ring.gaps):
             ring.stride = stride
@@ -332,12 +332,12 @@ class _Work:
             "SELECT first, past, time, cause FROM store.gaps WHERE ring = ? AND first < ? AND past > ?",
             [ring.id, past, first],
         )
-        for a, b, time, cause in connection.fetchall():
+        for a, b, declared, cause in connection.fetchall():
             connection.execute("DELETE FROM store.gaps WHERE ring = ? AND first = ? AND past = ?", [ring.id, a, b])
             for left, right in ((a, min(b, first)), (max(a, past), b)):
                 if left < right:
                     connection.execute(
-                        "INSERT INTO store.gaps VALUES (?, ?, ?, ?, ?)", [ring.id, left, right, time, cause]
+                        "INSERT INTO store.gaps VALUES (?, ?, ?, ?, ?)", [ring.id, left, right, declared, cause]
                     )
         ring.gaps.remove(first, past)
 
@@ -349,6 +349,7 @@ class _Work:
             if isinstance(record, LossRecord):
                 loss.append((ring.id, record))
                 ring.acknowledged = max(ring.acknowledged, record.consumed)
+                ring.heard = time.monotonic()
                 continue
             self.records += records.insert_policy(connection, ring.id, record, ring.named)
             if record.kind == "closed":

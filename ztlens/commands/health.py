@@ -157,6 +157,8 @@ def _status_rows(state: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             ("sink", f"{database.get('path')}, {times.amount(database.get('bytes', 0))}, {lag} messages behind")
         )
+        nodes = [f"{name} {node['state']}" for name, node in (sink.get("nodes") or {}).items()]
+        rows.append(("nodes", ", ".join(nodes) or "none was heard of"))
         rows += [("notice", one_line(notice)) for notice in sink.get("notices", [])]
     return rows
 
