@@ -243,8 +243,8 @@ async def test_the_schedule_at_ten_times(nats_server: NatsServer, tmp_path: Path
         assert len(given) > 20
         stamps = [int(batch.columns()["time"][0]) for batch in given]
         assert [batch.due for batch in given] == [round((stamp - first) / 10) for stamp in stamps]
-        # What goes out together lies within 2 ms of the replay: 20 ms of the record.
-        assert all(int(b.columns()["time"][-1]) - int(b.columns()["time"][0]) < 20_000_000 for b in given)
+        # What goes out together lies within 4 ms of the replay: 40 ms of the record.
+        assert all(int(b.columns()["time"][-1]) - int(b.columns()["time"][0]) < 40_000_000 for b in given)
         assert {batch.node for batch in given} == {"n2"}
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -132,8 +132,10 @@ async def _windows(stack: AsyncExitStack, settings: Settings, what: _Asked, url:
     if what.from_stream:
         client = await _connected(stack, url)
         return StreamWindows(client, what.predicate, what.since, what.until).windows()
-    history = stack.enter_context(await asyncio.to_thread(lookup.history, settings, what.source))
-    return threaded(Reader(history, what.predicate).windows(what.since, what.until))
+    if what.source is None:
+        return threaded(Reader(lambda: lookup.history(settings), what.predicate).windows(what.since, what.until))
+    export = stack.enter_context(await asyncio.to_thread(lookup.history, settings, what.source))
+    return threaded(Reader(lambda: nullcontext(export), what.predicate).windows(what.since, what.until))
 
 
 async def _connected(stack: AsyncExitStack, url: str) -> Client:

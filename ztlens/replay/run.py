@@ -12,7 +12,7 @@ from ztlens.replay.publish import Output, Publisher
 from ztlens.replay.schedule import MAX, Schedule
 from ztlens.replay.windows import Part, Window
 
-TOGETHER = 0.002
+TOGETHER = 0.004
 """Seconds of the replay that go out at once: less than what a timer is worth, and batches stay batches."""
 PROGRESS = 1.0
 """Seconds between two progress records."""

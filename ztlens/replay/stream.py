@@ -55,7 +55,7 @@ class StreamWindows:
         store = await asyncio.to_thread(memory_store)
         try:
             await asyncio.to_thread(store.append, Commit(records=self._named(await policy_records(self._client))))
-            reader = Reader(History.on_store(store), self._predicate)
+            reader = Reader(lambda: History.on_store(store), self._predicate)
             newest = 0
             async for commit in self._commits():
                 await asyncio.to_thread(store.append, commit)

@@ -6,7 +6,8 @@ question took; one that holds far too many is cut and asked again.
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -137,34 +138,43 @@ class Names:
 
 
 class Reader:
-    """Windows of what satisfies `predicate` over the view `verdicts`. Not thread-safe."""
+    """Windows of what satisfies `predicate` over the view `verdicts`. Not thread-safe.
 
-    def __init__(self, history: "History", predicate: str = "TRUE") -> None:
-        self._history = history
+    The history is opened for each window anew, so that a replay of hours does not keep a sink from its file.
+    """
+
+    def __init__(self, history: "Callable[[], AbstractContextManager[History]]", predicate: str = "TRUE") -> None:
+        self._open = history
         self._predicate = predicate
         self._rings: dict[int, RingKey] = {}
         self._policies: OrderedDict[tuple[int, int], PolicyRecord | None] = OrderedDict()
 
     def windows(self, since: int | None = None, until: int | None = None) -> Iterator[Window]:
         """From `since`, before `until` (ns since 1970 UTC), up to the newest there is now. Raises SinkError."""
-        bounds = self._one(
-            "SELECT epoch_ns(min(time)) AS first, epoch_ns(max(time)) AS last, count(*) AS n FROM store.verdicts AS s"
-            f" WHERE {_between(since, until)}"
-        )
+        with self._open() as history:
+            bounds = _one(
+                history,
+                "SELECT epoch_ns(min(time)) AS first, epoch_ns(max(time)) AS last, count(*) AS n"
+                f" FROM store.verdicts AS s WHERE {_between(since, until)}",
+            )
         if not bounds["n"]:
             return
         at, end = int(bounds["first"]), int(bounds["last"]) + 1
         width = max(1, (end - at) * TARGET // int(bounds["n"]))
         while at < end:
             past = min(end, at + width)
-            begun = time.monotonic()
-            found = self._history.sql(self._question(at, past))
-            n, seconds = found.num_rows, time.monotonic() - begun
-            if n > MOST and past - at > 1:
-                width = max(1, (past - at) // 4)
-                continue
-            if n:
-                yield self._window(found)
+            window = None
+            with self._open() as history:
+                begun = time.monotonic()
+                found = history.sql(self._question(at, past))
+                n, seconds = found.num_rows, time.monotonic() - begun
+                if n > MOST and past - at > 1:
+                    width = max(1, (past - at) // 4)
+                    continue
+                if n:
+                    window = self._window(history, found)
+            if window:
+                yield window
             grow = min(GROWTH, TARGET / max(1, n), SLOW / max(1e-9, seconds))
             width = max(1, int((past - at) * max(1 / GROWTH, grow)))
             at = past
@@ -179,7 +189,7 @@ class Reader:
                 SELECT node, ring, position FROM verdicts WHERE {_between(at, past, "")} AND ({self._predicate})
             ) AS w JOIN store.rings AS r ON r.node = w.node AND r.ring = w.ring){limit}"""
 
-    def _window(self, found: "pyarrow.Table") -> Window:
+    def _window(self, history: "History", found: "pyarrow.Table") -> Window:
         from sink.store.rows import wire_columns
 
         columns = wire_columns(found) | {"position": found["position"].to_numpy()}
@@ -187,9 +197,9 @@ class Reader:
         pairs = np.unique(ring.astype("u8") << np.uint64(32) | columns["revision"]).tolist()
         present = {pair >> 32 for pair in pairs}
         if not self._rings.keys() >= present:
-            table = self._history.sql("SELECT id, node, ring FROM store.rings")
+            table = history.sql("SELECT id, node, ring FROM store.rings")
             self._rings = {row["id"]: (row["node"], row["ring"]) for row in table.to_pylist()}
-        policies = [record for pair in pairs if (record := self._policy(pair >> 32, pair & 0xFFFFFFFF))]
+        policies = [record for pair in pairs if (record := self._policy(history, pair >> 32, pair & 0xFFFFFFFF))]
         given = Window(columns, ring, {number: self._rings[number] for number in present}, policies)
         order = self._order(given)
         return replace(given, columns=taken(columns, order), ring=ring.take(order))
@@ -205,25 +215,26 @@ class Reader:
         rank[by_name] = np.arange(len(by_name))
         return np.lexsort((given.columns["position"], rank[given.ring], given.time))
 
-    def _policy(self, ring: int, revision: int) -> PolicyRecord | None:
+    def _policy(self, history: "History", ring: int, revision: int) -> PolicyRecord | None:
         """A revision of a ring with its names; None if nothing was ever recorded of it."""
         key = ring, revision
         if key in self._policies:
             self._policies.move_to_end(key)
         else:
-            self._policies[key] = self._asked(ring, revision)
+            self._policies[key] = self._asked(history, ring, revision)
             while len(self._policies) > REVISIONS:
                 self._policies.popitem(last=False)
         return self._policies[key]
 
-    def _asked(self, ring: int, revision: int) -> PolicyRecord | None:
+    def _asked(self, history: "History", ring: int, revision: int) -> PolicyRecord | None:
         of_revision = f"ring = {ring} AND revision = {revision}"
-        rules = self._history.sql(f"SELECT id, name, action, report_only, text FROM store.rules WHERE {of_revision}")
-        identities = self._history.sql(f"SELECT id, name, labels, addresses FROM store.identities WHERE {of_revision}")
-        record = self._one(
+        rules = history.sql(f"SELECT id, name, action, report_only, text FROM store.rules WHERE {of_revision}")
+        identities = history.sql(f"SELECT id, name, labels, addresses FROM store.identities WHERE {of_revision}")
+        record = _one(
+            history,
             f"""SELECT min(epoch_ns(time)) AS time, arg_min(mode, time) AS mode, arg_min("default", time) AS "default",
             arg_min(hash, time) AS hash, arg_min(yaml, time) AS yaml, arg_min(who, time) AS who
-            FROM store.policy WHERE {of_revision} AND kind IN ('start', 'revision')"""
+            FROM store.policy WHERE {of_revision} AND kind IN ('start', 'revision')""",
         )
         if record["time"] is None and not rules.num_rows and not identities.num_rows:
             return None
@@ -236,9 +247,10 @@ class Reader:
             **known,
         )  # fmt: skip
 
-    def _one(self, sql: str) -> dict[str, Any]:
-        row: dict[str, Any] = self._history.sql(sql).to_pylist()[0]
-        return row
+
+def _one(history: "History", sql: str) -> dict[str, Any]:
+    row: dict[str, Any] = history.sql(sql).to_pylist()[0]
+    return row
 
 
 def _between(since: int | None, until: int | None, table: str = "s.") -> str:
