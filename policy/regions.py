@@ -18,8 +18,8 @@ from schemas.codes import IdentityId
 MAX_MATRIX_BYTES = 32 << 20
 """Largest matrix of bit vectors: 16,384 rules over as many classes."""
 
-MAX_FITTING = 5_000_000
-"""Identities looked at for all selectors by label: more is a trap, not a policy."""
+MAX_CANDIDATES = 2_000_000
+"""Identities to look at for all selectors by label: more is a trap, not a policy."""
 
 PREFIX_DTYPE = np.dtype(
     [
@@ -224,24 +224,28 @@ class _Own:
             for pair in identity.labels.items():
                 with_pair.setdefault(pair, set()).add(index)
         index_of = {identity.name: index for index, identity in enumerate(policy.identities)}
-        # By id: the vectors of the same rules are one object.
-        named: list[dict[int, Vectors]] = [{} for _ in policy.identities]
-        looked_at = 0
+        candidates = {
+            term: sorted((with_pair.get(pair, set()) for pair in term.pairs), key=len)
+            for term in self._of_selector
+            if isinstance(term, Labels)
+        }
+        _refuse_too_many(sum(len(smallest) for smallest, *_ in candidates.values()))
+        named = [_NOTHING] * len(policy.identities)
         for term, vectors in self._of_selector.items():
             if isinstance(term, Named):
-                named[index_of[term.name]][id(vectors)] = vectors
+                fitting = {index_of[term.name]}
             elif isinstance(term, Labels):
-                candidates = sorted((with_pair.get(pair, set()) for pair in term.pairs), key=len)
-                looked_at += len(candidates[0])
-                _refuse_too_many(looked_at)
-                for index in candidates[0].intersection(*candidates[1:]):
-                    named[index][id(vectors)] = vectors
-        return {index: self._intern(_union(vectors.values())) for index, vectors in enumerate(named)}
+                fitting = candidates[term][0].intersection(*candidates[term][1:])
+            else:
+                continue
+            for index in fitting:
+                named[index] = _union([named[index], vectors])
+        return {index: self._intern(vectors) for index, vectors in enumerate(named)}
 
 
-def _refuse_too_many(looked_at: int) -> None:
-    if looked_at > MAX_FITTING:
-        message = f"too large: its selectors by label have more than {MAX_FITTING:,} identities to look at"
+def _refuse_too_many(candidates: int) -> None:
+    if candidates > MAX_CANDIDATES:
+        message = f"too large: its selectors by label have more than {MAX_CANDIDATES:,} identities to look at"
         raise PolicyError(message, "say more with fewer labels, or name the identities")
 
 
