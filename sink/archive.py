@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from sink.client import Batches
@@ -58,10 +59,9 @@ class Archive:
         """
         try:
             done = export(_Asked(store), self.directory, until=until, piece=PIECE)
-        except (SinkError, OSError) as error:
-            text = (
-                str(error) if isinstance(error, SinkError) else f"{error.filename or self.directory}: {error.strerror}"
-            )
+        except (SinkError, OSError, duckdb.Error, pa.ArrowException) as error:
+            text = f"{error.filename or self.directory}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            text = text.splitlines()[0]
             if not self.trouble:
                 log.error("the archive cannot be written, so nothing is deleted: %s", text)
             self.trouble = f"archive {self.directory}: {text}; nothing is deleted until it can be written"

@@ -152,6 +152,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("keep_minutes", _seconds, "how long sums by minute are kept", owner="sink"),
     Setting("keep_hours", _seconds, "how long sums by hour are kept", owner="sink"),
     Setting("keep_bytes", _bytes, "how large history may grow", owner="sink"),
+    Setting("archive", _path, "where verdicts are exported to before they are deleted", owner="sink"),
     Setting("commit_rows", _whole, "rows a transaction", owner="sink"),
     Setting("commit_wait", _seconds, "seconds until a smaller transaction", owner="sink"),
     Setting("readers", _whole, "queries at the same time", owner="sink"),

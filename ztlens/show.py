@@ -40,6 +40,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def progress(text: str) -> None:
+    """A line about long work, for a person who looks on."""
+    if on_terminal(sys.stderr):
+        say(text)
+
+
 def document(value: object) -> None:
     """One JSON document; indented on a terminal."""
     print(json.dumps(value, indent=2 if on_terminal() else None, default=_json, ensure_ascii=False))

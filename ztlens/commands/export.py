@@ -1,6 +1,5 @@
 """`export`, `evidence check`: history as files, to keep, to hand on, to prove."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,13 +41,8 @@ def export(
     if span[0] is not None and span[1] is not None and span[0] >= span[1]:
         raise BadInput("--until is not after --since", "give the earlier moment to --since")
     with lookup.history(settings, source) as history:
-        done = exporting.export(history, to, span[0], span[1], said=_progress)
+        done = exporting.export(history, to, span[0], span[1], said=show.progress)
     _told(done, to, output)
-
-
-def _progress(line: str) -> None:
-    if show.on_terminal(sys.stderr):
-        show.say(line)
 
 
 def _told(done: "Done", to: Path, output: str) -> None:

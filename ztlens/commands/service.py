@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ztlens import config, show
+from ztlens import config, show, times
 from ztlens.checks import before_start
 from ztlens.command import installation, with_options
 from ztlens.config import Settings
@@ -28,6 +28,12 @@ WATCHING = {
     "node": Annotated[str | None, typer.Option(metavar="NAME", help="Name of this host in verdicts.")],
 }
 """Options of what watches interfaces, by the name of their setting."""
+KEEPING = {
+    "archive": Annotated[
+        str | None, typer.Option(metavar="DIR", help="Export verdicts there before they are deleted.")
+    ],
+}
+"""Options of what keeps history."""
 
 
 def add(app: typer.Typer) -> None:
@@ -35,7 +41,7 @@ def add(app: typer.Typer) -> None:
     installation(app, "up", WATCHING)(up)
     installation(app, "down")(down)
     installation(app, "collector", WATCHING)(collector)
-    installation(app, "sink")(sink)
+    installation(app, "sink", KEEPING)(sink)
 
 
 def up(
@@ -156,13 +162,22 @@ def collector(settings: Settings) -> None:
     )
 
 
-def sink(settings: Settings) -> None:
+def sink(
+    settings: Settings,
+    *,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Rewrite the database so that it shrinks, and end.")
+    ] = False,
+) -> None:
     """Run the sink alone: store what is published, answer questions."""
     import asyncio
 
     from sink.service import run
     from sink.settings import SinkSettings
 
+    if compact:
+        _compact(settings)
+        return
     nats_url = _nats(settings)
     _log()
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -176,6 +191,16 @@ def sink(settings: Settings) -> None:
                 **settings.owned("sink"),
             )
         )
+    )
+
+
+def _compact(settings: Settings) -> None:
+    from sink.store.compaction import compact
+
+    done = compact(settings.database, said=show.progress)
+    print(
+        f"{settings.database}: {done.verdicts:,} verdicts, {times.amount(done.before)} before,"
+        f" {times.amount(done.after)} now"
     )
 
 
