@@ -44,6 +44,8 @@ class _Asked:
     until: int | None
     source: Path | None
     from_stream: bool
+    soon: bool
+    """It will not take long."""
 
 
 def replay_(
@@ -77,7 +79,7 @@ def replay_(
         raise BadInput(f"{forms!r} are not forms of a replay", "some of " + ", ".join(publish.FORMS))
     what = _Asked(
         predicate(replace(asked, since="", until="")), _nanoseconds(asked.since), _nanoseconds(asked.until), source,
-        from_stream,
+        from_stream, soon=factor == schedule.MAX,
     )  # fmt: skip
     plan = schedule.Schedule(factor, round(times.duration(longest) * 1e9) if longest else None)
     session = session or f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
@@ -132,10 +134,12 @@ async def _windows(stack: AsyncExitStack, settings: Settings, what: _Asked, url:
     if what.from_stream:
         client = await _connected(stack, url)
         return StreamWindows(client, what.predicate, what.since, what.until).windows()
-    if what.source is None:
-        return threaded(Reader(lambda: lookup.history(settings), what.predicate).windows(what.since, what.until))
-    export = stack.enter_context(await asyncio.to_thread(lookup.history, settings, what.source))
-    return threaded(Reader(lambda: nullcontext(export), what.predicate).windows(what.since, what.until))
+    if what.source or what.soon:
+        kept = stack.enter_context(await asyncio.to_thread(lookup.history, settings, what.source))
+        reader = Reader(lambda: nullcontext(kept), what.predicate)
+    else:  # a replay of hours must not keep a sink from its file
+        reader = Reader(lambda: lookup.history(settings), what.predicate)
+    return threaded(reader.windows(what.since, what.until))
 
 
 async def _connected(stack: AsyncExitStack, url: str) -> Client:

@@ -140,7 +140,7 @@ class Names:
 class Reader:
     """Windows of what satisfies `predicate` over the view `verdicts`. Not thread-safe.
 
-    The history is opened for each window anew, so that a replay of hours does not keep a sink from its file.
+    `history` is called for each window anew, and closed before the window is handed on.
     """
 
     def __init__(self, history: "Callable[[], AbstractContextManager[History]]", predicate: str = "TRUE") -> None:
