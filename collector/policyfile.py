@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collector.errors import RefusedError
+from policy import source
 from policy.compile import compile_policy
 from policy.errors import PolicyError
-from policy.parse import parse, read_text
 
 if TYPE_CHECKING:
     from policy.compile import Compiled
@@ -27,7 +27,7 @@ Refuse = Callable[[RefusedError], None]
 def compile_text(text: str, file: str, host: Sequence[str] = ()) -> "Compiled":
     """Parse and compile; `host`: the node's addresses. Raises RefusedError with the place of the fault."""
     try:
-        return compile_policy(parse(text, file), host=host)
+        return source.compile_text(text, file, host=host)
     except PolicyError as error:
         raise RefusedError(str(error), error.hint) from error
 
@@ -35,7 +35,7 @@ def compile_text(text: str, file: str, host: Sequence[str] = ()) -> "Compiled":
 def read_policy(path: Path) -> str:
     """The file's text. Raises RefusedError."""
     try:
-        return read_text(path)
+        return source.read_text(path)
     except PolicyError as error:
         raise RefusedError(str(error), error.hint) from error
     except OSError as error:

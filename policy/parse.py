@@ -8,22 +8,11 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from policy import words
 from policy.builtin import BUILTINS, IDENTITY_NAMES, RULE_NAMES
-from policy.document import (
-    MAX_BYTES,
-    Mapping,
-    Node,
-    Scalar,
-    Sequence,
-    fail,
-    quoted,
-    read_document,
-    refuse_too_large,
-)
+from policy.document import Mapping, Node, Scalar, Sequence, fail, quoted, read_document
 from policy.errors import PolicyError
 from policy.model import (
     Identity,
@@ -66,27 +55,6 @@ class _Known(NamedTuple):
 
     names: set[str]
     labels: dict[str, set[str]]
-
-
-def read_text(path: Path) -> str:
-    """The text of the policy file `path`, for `parse`. Raises OSError, and PolicyError for what is not text."""
-    with path.open("rb") as file:
-        return decode(file.read(MAX_BYTES + 1), str(path))
-
-
-def decode(raw: bytes, file: str) -> str:
-    """The text of a policy's bytes, of which those behind MAX_BYTES + 1 are not needed. Raises PolicyError."""
-    try:
-        if len(raw) > MAX_BYTES:
-            refuse_too_large()
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        line_start = raw.rfind(b"\n", 0, error.start) + 1
-        line, column = raw.count(b"\n", 0, error.start) + 1, len(raw[line_start : error.start].decode()) + 1
-        raise PolicyError("not UTF-8 text", "save it as UTF-8", file, line, column) from None
-    except PolicyError as error:
-        error.file = file
-        raise
 
 
 def parse(text: str, file: str = "policy.yaml") -> Policy:

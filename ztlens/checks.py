@@ -16,10 +16,9 @@ def before_start(settings: Settings, command: str) -> None:
         raise BadInput("no interface to watch", f"name one: `ztlens {command} -i eth0`; `ip -brief link` lists them")
     policy: Path | None = settings["policy"]
     if policy is not None:
-        from policy.compile import compile_policy
-        from policy.parse import parse, read_text
+        from policy.source import compile_text, read_text
 
-        compile_policy(parse(read_text(policy), str(policy)))
+        compile_text(read_text(policy), str(policy))
     if missing_capabilities():
         raise Missing(f"ztlens {command} needs root: it loads programs into the kernel", "run it with sudo")
     if not pinned(settings):  # else what runs goes on with the interfaces that are there

@@ -349,6 +349,17 @@ def _too_much(random: Random) -> str:
     ])()  # fmt: skip
 
 
+@_family(REFUSED, 1)
+def _traps_of_labels(random: Random) -> str:
+    """Few words, many pairs of selector and identity."""
+    labels = {f"l{i}": "x" for i in range(11)}
+    subsets = [{key: "x" for i, key in enumerate(labels) if number >> i & 1} for number in range(1, 2048)]
+    identities = {f"n{i}": {"labels": labels, "addresses": [f"10.0.{i >> 8}.{i & 255}"]} for i in range(1200)}
+    rules = [{"name": f"r{i}", "from": subset, "action": "allow"} for i, subset in enumerate(subsets)]
+    random.shuffle(rules)
+    return json.dumps({"version": 1, "identities": identities, "rules": rules})
+
+
 # ---- damaged: who knows
 
 

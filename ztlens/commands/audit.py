@@ -24,11 +24,12 @@ FAIL_ON = {"new-deny": "newly_denied", "new-allow": "newly_allowed", "uncertain"
 IDENTITIES = ("day", "now")
 LINES = 20
 """Of each list in the table."""
-_CAUSES = {
+CAUSES = {
     "midstream": "begun before it was seen", "headless_fragment": "a fragment without its first",
     "icmp_unrelated": "an ICMP error without its flow", "builtin": "a built-in rule that was off may allow it",
     "host_unknown": "the node's addresses were not recorded", "rolled_up": "of an hour that the span cuts",
 }  # fmt: skip
+"""`cause` of what cannot be told, in words."""
 
 
 def add(app: typer.Typer) -> None:
@@ -91,17 +92,11 @@ def _failing(given: list[str]) -> list[str]:
 
 def _policy(source: str) -> "Text":
     """A policy's text, which is one that compiles. Raises PolicyError with its place."""
-    from policy.compile import compile_policy
-    from policy.errors import PolicyError
-    from policy.parse import parse
+    from policy.source import compile_text
     from sink.history.audit import Text
 
     text, name = read(Path(source))
-    try:
-        compile_policy(parse(text, name))
-    except PolicyError as error:
-        error.file = error.file or name
-        raise
+    compile_text(text, name)
     return Text(text, name)
 
 
@@ -144,7 +139,7 @@ def _print(found: dict[str, Any]) -> None:
 
 
 def _row(entry: dict[str, Any]) -> list[object]:
-    notes = [_CAUSES[entry["cause"]]] if "cause" in entry else []
+    notes = [CAUSES[entry["cause"]]] if "cause" in entry else []
     if entry["report_only_after"]:
         notes.append("report only")
     if entry["lower_bound"]:

@@ -248,13 +248,12 @@ def _decides(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _policy_file(settings: Settings) -> dict[str, Any]:
-    from policy.compile import compile_policy, room
-    from policy.parse import parse, read_text
+    from policy.compile import room
+    from policy.source import compile_text, read_text
 
     file = Path(settings["policy"])
     try:
-        compiled = compile_policy(parse(read_text(file), str(file)))
-        compiled.check_capacity(settings["knobs"])
+        compiled = compile_text(read_text(file), str(file), knobs=settings["knobs"])
     except Exception as error:
         told = explain(error)
         return _feature("policy file", False, one_line(told.message), told.hint)

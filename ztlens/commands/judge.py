@@ -28,12 +28,11 @@ def judge(
     check_output(output, ("json", "table"))
     if mode not in ("monitor", "enforce"):
         raise BadInput(f"{mode!r} is not a mode", "monitor or enforce")
-    from policy.compile import compile_policy
-    from policy.parse import parse, read_text
+    from policy.source import compile_text, read_text
     from schemas.codes import Mode
     from ztlens import judging
 
-    compiled = compile_policy(parse(read_text(policy), str(policy)))
+    compiled = compile_text(read_text(policy), str(policy))
     lines = judging.judge(file, compiled, Mode[mode.upper()])
     if output == "table":
         show.table(judging.FIELDS, (list(line.values()) for line in lines))

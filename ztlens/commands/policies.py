@@ -39,7 +39,7 @@ def add(policy: typer.Typer) -> None:
 def read(file: Path) -> tuple[str, str]:
     """(text, name) of a policy file. Raises OSError, and PolicyError for what is not text."""
     from policy.document import MAX_BYTES
-    from policy.parse import decode, read_text
+    from policy.source import decode, read_text
 
     if str(file) == "-":
         return decode(sys.stdin.buffer.read(MAX_BYTES + 1), "stdin"), "stdin"
@@ -50,16 +50,15 @@ def load(settings: Settings, source: str, host: Sequence[str] = ()) -> "Compiled
     """The policy in a file, of standard input (`-`), or the one that runs here (`running`), with the addresses it was
     compiled with; `host`: those for a file. Raises PolicyError, CollectorError, Missing."""
     from policy.compile import compile_policy
-    from policy.parse import parse
+    from policy.source import compile_text
 
     if source != RUNNING:
-        text, name = read(Path(source))
-        return compile_policy(parse(text, name), host=host)
+        return compile_text(*read(Path(source)), host=host)
     now = collector_request(settings.run_dir, "policy.show")
     if not now.get("known", True):
         raise Missing("the text of the running policy is not known", "`ztlens policy apply FILE` gives it a known one")
     text, host = now.get("text") or "", now.get("host") or ()
-    return compile_policy(parse(text, RUNNING) if text else None, host=host)
+    return compile_text(text, RUNNING, host=host) if text else compile_policy(None, host=host)
 
 
 @contextmanager
@@ -87,16 +86,14 @@ def check(
     check_output(output, ("table", "json"))
     from policy.builtin import switched
     from policy.check import check as warnings_of
-    from policy.compile import compile_policy, room
+    from policy.compile import room
     from policy.errors import PolicyError
-    from policy.parse import parse
+    from policy.source import compile_text
     from schemas.codes import word
 
     name = "stdin" if str(file) == "-" else str(file)
     try:
-        policy = parse(*read(file))
-        compiled = compile_policy(policy)
-        compiled.check_capacity(settings["knobs"])
+        compiled = compile_text(*read(file), knobs=settings["knobs"])
         warnings = warnings_of(compiled)
     except PolicyError as error:
         error.file = error.file or name
@@ -104,6 +101,8 @@ def check(
             show.document({"file": name, "ok": False, "errors": [_described(error)]})
         show.say(str(explain(error)))
         raise typer.Exit(NO) from error
+    policy = compiled.policy
+    assert policy is not None
     sizes, places, builtins = compiled.sizes(), room(settings["knobs"]), switched(policy.builtins_off)
     if output == "json":
         listed = [

@@ -42,11 +42,10 @@ def apply(
 ) -> None:
     """Make a policy the running one. A broken file changes nothing."""
     check_output(output, ("table", "json"))
-    from policy.compile import compile_policy
-    from policy.parse import parse
+    from policy.source import compile_text
 
     text, name = read(file)
-    compile_policy(parse(text, name))
+    compile_text(text, name)
     absolute = name if name == "stdin" else str(file.absolute())
     caution = _caution(confirm_within, force)
     result = collector_request(settings.run_dir, "policy.apply", text=text, file=absolute, **caution)

@@ -7,7 +7,8 @@ import pytest
 
 from policy.document import MAX_BYTES
 from policy.errors import PolicyError
-from policy.parse import parse, read_text
+from policy.parse import parse
+from policy.source import compile_text, read_text
 
 HEAD = """version: 1
 identities:
@@ -193,6 +194,15 @@ def test_reading_a_file(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfversion: 1\r\n")
     assert read_text(path) == "\ufeffversion: 1\r\n"  # as it is: the policy's hash is that of the file
     assert parse(read_text(path)).hash == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_is_too_large_carries_the_files_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PolicyError, match=r"my\.yaml: the policy needs 1 rules, the kernel table has room for 0"):
+        compile_text("version: 1\nrules: [{action: deny}]", "my.yaml", knobs={"RULES_MAX": 0})
+    monkeypatch.setattr("policy.regions.MAX_CANDIDATES", 0)
+    said = r"my\.yaml: too large: its selectors by label have more than 0 identities to look at"
+    with pytest.raises(PolicyError, match=said):
+        compile_text(f"{HEAD}  - {{from: {{app: web}}, to: {{app: db}}, action: deny}}\n", "my.yaml")
 
 
 def test_an_identity_may_have_no_addresses_and_keys_may_be_empty() -> None:
