@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -112,7 +113,7 @@ async def _publish(one: Replay, settings: Settings, what: _Asked, url: str, form
         publisher = Publisher(client, one.session, settings.node, forms, cap)
         windows = await _windows(stack, settings, what, url)
         show.say(f"session {one.session}; to see it: ztlens observe --replay {one.session}")
-        await one.publish(windows, publisher)
+        await one.publish(_settled(windows), publisher)
 
 
 async def _print(one: Replay, settings: Settings, what: _Asked, url: str, output: str) -> None:
@@ -140,6 +141,17 @@ async def _windows(stack: AsyncExitStack, settings: Settings, what: _Asked, url:
     else:  # a replay of hours must not keep a sink from its file
         reader = Reader(lambda: lookup.history(settings), what.predicate)
     return threaded(reader.windows(what.since, what.until))
+
+
+async def _settled(windows: AsyncIterator[Window]) -> AsyncIterator[Window]:
+    """The same, after all that is imported by then was put out of the garbage collector's sight: 35 ms a look."""
+    first = True
+    async for window in windows:
+        if first:
+            gc.collect()
+            gc.freeze()
+            first = False
+        yield window
 
 
 async def _connected(stack: AsyncExitStack, url: str) -> Client:
