@@ -22,7 +22,7 @@ ROOMS = {
     "replay": ("replay",),
     "audit": ("audit",),
     "history": ("sql", "violations", "flows", "ledger"),
-    "export": ("export",),
+    "export": ("export", "evidence"),
     "rules": ("policy", "mode"),
     "judge": ("judge",),
     "health": ("status", "doctor", "config", "version"),

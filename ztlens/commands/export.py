@@ -9,7 +9,7 @@ from ztlens import lookup, show, times
 from ztlens.command import installation
 from ztlens.commands.history import From, Since, Until, check_output
 from ztlens.config import Settings
-from ztlens.errors import BadInput
+from ztlens.errors import NO, BadInput, CliError, explain
 
 if TYPE_CHECKING:
     from sink.history.export import Done
@@ -20,6 +20,9 @@ Output = Annotated[str, typer.Option("-o", "--output", metavar="table|json")]
 def add(app: typer.Typer) -> None:
     """Register the commands."""
     installation(app, "export")(export)
+    evidence = typer.Typer(help="Bundles for an auditor, made by `export --evidence`.", rich_markup_mode=None)
+    evidence.command("check")(check)
+    app.add_typer(evidence, name="evidence")
 
 
 def export(
@@ -29,9 +32,13 @@ def export(
     since: Since = "",
     until: Until = "",
     source: From = None,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="A bundle for an auditor: with the hash of every file.")
+    ] = False,
     output: Output = "table",
 ) -> None:
     """Write history as Parquet, an hour a file: a directory that every command reads with --from."""
+    from sink import evidence as bundle
     from sink.history import export as exporting
 
     check_output(output, ("table", "json"))
@@ -41,6 +48,10 @@ def export(
     if span[0] is not None and span[1] is not None and span[0] >= span[1]:
         raise BadInput("--until is not after --since", "give the earlier moment to --since")
     with lookup.history(settings, source) as history:
+        if evidence:
+            digest = bundle.make(history, to, span[0], span[1], said=show.progress)
+            _told_evidence(to, digest, output)
+            return
         done = exporting.export(history, to, span[0], span[1], said=show.progress)
     _told(done, to, output)
 
@@ -63,3 +74,41 @@ def _told(done: "Done", to: Path, output: str) -> None:
         f" written now: {done.files} files, {times.amount(done.bytes)}"
     )
     print(f"read it with --from {to}, or any Parquet reader: verdicts/**/*.parquet")
+
+
+def _told_evidence(to: Path, digest: str, output: str) -> None:
+    if output == "json":
+        show.document({"directory": str(to.absolute()), "sha256": digest})
+        return
+    print(f"{to}: evidence; write this hash down where nobody who can change the files can change it:")
+    print(digest)
+    print(f"check it with: ztlens evidence check {to} --sha256 {digest}")
+
+
+def check(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
+    sha256: Annotated[str, typer.Option("--sha256", metavar="HASH", help="The hash that was written down.")] = "",
+    output: Output = "table",
+) -> None:
+    """Check a bundle offline: every hash, the counts, the ledger, the policies. Exit status 1 names what is wrong."""
+    from sink import evidence as bundle
+
+    check_output(output, ("table", "json"))
+    done = bundle.check(directory, sha256, show.progress)
+    if output == "json":
+        show.document({
+            "valid": not done.problems, "sha256": done.sha256, "files": done.files, "verdicts": done.verdicts,
+            "problems": [{"file": name, "problem": problem} for name, problem in done.problems],
+        })  # fmt: skip
+    elif done.problems:
+        show.table(["file", "problem"], done.problems)
+    else:
+        print(f"{directory}: {done.files} files, {done.verdicts:,} verdicts, all as they were; the ledger balances")
+        print(f"{done.sha256}  is the hash of it all{'' if sha256 else ': compare it with the one written down'}")
+    if done.problems:
+        first = done.problems[0]
+        error = CliError(
+            f"{directory} is not as it was made: {first[0]} {first[1]}", "take another copy, or find out who had it", NO
+        )
+        show.say(str(explain(error)))
+        raise typer.Exit(NO)
