@@ -64,8 +64,11 @@ def audit(
     question: Question,
     timeout: float = 300.0,
     progress: Callable[[int], None] = lambda rows: None,
+    *,
+    begun: bool = False,
 ) -> Document:
-    """The document of `ztlens audit -o json`, in `timeout` seconds. `cursor` is closed at the end.
+    """The document of `ztlens audit -o json`, in `timeout` seconds. `cursor` is closed at the end; `begun`: it is in a
+    transaction.
 
     `progress` hears how many rows were judged, now and then, and may raise to end it. Raises PolicyError, SinkError.
     """
@@ -73,7 +76,8 @@ def audit(
     changes, done, until = Changes(), 0, time.monotonic() + timeout
     try:
         candidate = Judge(question.candidate.policy(), now=now)
-        cursor.execute("BEGIN TRANSACTION READ ONLY")
+        if not begun:
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
         revisions = Revisions(cursor, question.node)
         scopes = Scopes(candidate, _baselines(question, revisions, now), revisions, now)
         relation = spans.relation(cursor, question.since, question.until)
@@ -81,7 +85,7 @@ def audit(
         with Answer(cursor, sql, None, timeout, begun=True) as answer, _ahead(answer.batches()) as batches:
             for batch in batches:
                 for rows, scope in scopes.parts(_columns(batch)):
-                    _judge(rows, scope, candidate, changes)
+                    _judge(rows, scope, scopes, changes)
                 done += batch.num_rows
                 progress(done)
                 if time.monotonic() > until:
@@ -93,8 +97,9 @@ def audit(
     return _document(question, scopes, changes)
 
 
-_SELECT = """SELECT ring, revision, src_hi, src_lo, dst_hi, dst_lo, family, proto, dport, rule, decision, outcome,
-    reason, flags, detail::UTINYINT AS detail, crossing::UBIGINT AS crossing, flows::UBIGINT AS flows,
+_SELECT = """SELECT ring, revision, src_hi, src_lo, dst_hi, dst_lo, family, proto, dport, src_identity, dst_identity,
+    rule, decision, outcome, reason, flags, detail::UTINYINT AS detail,
+    crossing::UBIGINT AS crossing, flows::UBIGINT AS flows,
     (packets_original + packets_reply)::UBIGINT AS packets, (bytes_original + bytes_reply)::UBIGINT AS bytes,
     epoch_ns(first_seen) AS first_seen, epoch_ns(last_seen) AS last_seen
     FROM {relation} WHERE {where}"""
@@ -155,8 +160,9 @@ def _baselines(question: Question, revisions: Revisions, now: bool) -> dict[int,
 # ---- judging
 
 
-def _judge(rows: Rows, scope: Scope, candidate: Judge, changes: Changes) -> None:
+def _judge(rows: Rows, scope: Scope, scopes: Scopes, changes: Changes) -> None:
     """Add what becomes of `rows`."""
+    candidate = scopes.candidate
     after = candidate.decide(candidate.on(scope.revision, scope.host), rows, scope.off)
     reason, flags = rows["reason"], rows["flags"]
     rule, denied = rows["rule"], rows["decision"] != Decision.ALLOW
@@ -184,7 +190,8 @@ def _judge(rows: Rows, scope: Scope, candidate: Judge, changes: Changes) -> None
     changes.add(
         change,
         rows | {
-            "src_identity": after.src_identity, "dst_identity": after.dst_identity,
+            "src_identity": scopes.of_the_day(scope.names, rows["src_identity"], after.src_identity),
+            "dst_identity": scopes.of_the_day(scope.names, rows["dst_identity"], after.dst_identity),
             "rule_before": rule, "rule_after": after.rule, "denied_before": denied, "denied_after": after.denied,
             "lower_bound": untracked | (rows["outcome"] == Outcome.DROPPED) & ~after.denied,
         },
@@ -230,7 +237,7 @@ def _told(key: Key, scopes: Scopes) -> tuple[Any, ...]:
     candidate = scopes.candidate
     decisions = (word(Decision.DENY if denied else Decision.ALLOW) for denied in (key.denied_before, key.denied_after))
     return (
-        key.change, candidate.identity_name(key.src_identity), candidate.identity_name(key.dst_identity),
+        key.change, *(scopes.identity_name(key.names, number) for number in (key.src_identity, key.dst_identity)),
         proto_text(key.proto), key.dport, scopes.rule_name(key.names, key.rule_before),
         candidate.rule_name(key.rule_after), *decisions, candidate.report_only(key.rule_after),
     )  # fmt: skip

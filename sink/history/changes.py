@@ -25,7 +25,7 @@ class Change(IntEnum):
 
 
 class Key(NamedTuple):
-    """What an entry is about. Numbers as in verdicts; `names` says whose `rule_before` is."""
+    """What an entry is about. Numbers as in verdicts; `names` says whose `rule_before` and the identities are."""
 
     change: Change
     src_identity: int

@@ -17,16 +17,17 @@ IN_FORCE = ("start", "revision", "mode")
 """Kinds of policy records that tell what decides from then on."""
 
 Names = Mapping[int, str]
-"""Rule number → name."""
+"""Number of a rule or an identity → name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Revision:
-    """One revision of one ring. `identities`: name → what it was then; None: not recorded, as is `host`."""
+    """One revision of one ring. `identities`: what names meant then; None: not recorded, as is `host`."""
 
     yaml: str
     hash: str
     rules: Names
+    named: Names
     identities: Mapping[str, Identity] | None
     host: tuple[str, ...] | None
 
@@ -51,7 +52,7 @@ class Revision:
         return policy.builtins_off if policy is not None else frozenset()
 
 
-_UNKNOWN = Revision("", "", {}, None, None)
+_UNKNOWN = Revision("", "", {}, {}, None, None)
 
 
 class Revisions:
@@ -104,7 +105,7 @@ class Revisions:
     def _read(self, cursor: duckdb.DuckDBPyConnection) -> dict[tuple[int, int], Revision]:
         rows = cursor.execute(_REVISIONS, {"kinds": list(IN_FORCE), "first": int(IdentityId.FIRST)}).fetchall()
         rules: dict[str | None, Names] = {None: {}}
-        identities: dict[str | None, Mapping[str, Identity]] = {None: {}}
+        identities: dict[str | None, tuple[Names, Mapping[str, Identity]]] = {None: ({}, {})}
         found = {}
         for ring, number, yaml, digest, rules_digest, identities_digest, host in rows:
             if ring not in self.nodes:
@@ -113,14 +114,18 @@ class Revisions:
             if rules_digest not in rules:
                 rules[rules_digest] = dict(cursor.execute(_RULES, key).fetchall())
             if identities_digest not in identities:
-                named = cursor.execute(_IDENTITIES, key | {"first": int(IdentityId.FIRST)}).fetchall()
-                identities[identities_digest] = {
-                    name: Identity(name, dict(labels), tuple([prefix(text) for text in addresses]))
-                    for name, labels, addresses in named
-                }
+                given = cursor.execute(_IDENTITIES, key | {"first": int(IdentityId.FIRST)}).fetchall()
+                identities[identities_digest] = (
+                    {number: name for number, name, _, _ in given},
+                    {
+                        name: Identity(name, dict(labels), tuple([prefix(text) for text in addresses]))
+                        for _, name, labels, addresses in given
+                    },
+                )
+            named, meant = identities[identities_digest]
             slim = bool(digest) and not yaml  # too large for a message: recorded without texts and addresses
             found[ring, number] = Revision(
-                yaml or "", digest or "", rules[rules_digest], None if slim else identities[identities_digest],
+                yaml or "", digest or "", rules[rules_digest], named, None if slim else meant,
                 None if slim or host is None else tuple(host),
             )  # fmt: skip
         return found
@@ -143,5 +148,5 @@ _REVISIONS = f"""WITH told AS (
 SELECT ring, revision, yaml, hash, rules, identities, host
 FROM told FULL JOIN ruled USING (ring, revision) FULL JOIN named USING (ring, revision)"""
 _RULES = "SELECT id, name FROM store.rules WHERE ring = $ring AND revision = $revision"
-_IDENTITIES = """SELECT name, labels, addresses FROM store.identities
+_IDENTITIES = """SELECT id, name, labels, addresses FROM store.identities
     WHERE ring = $ring AND revision = $revision AND id >= $first ORDER BY id"""

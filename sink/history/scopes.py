@@ -7,16 +7,19 @@ from itertools import pairwise
 import numpy as np
 
 from policy.builtin import RULE_NAMES
+from schemas.codes import IdentityId
 from sink.history.judges import Judge
 from sink.history.revisions import Names, Revision, Revisions
 
+_RECORDED = np.uint32(1 << 31)
+"""Added to the number of an identity that is the record's, not the candidate's."""
 Rows = dict[str, np.ndarray]
 """Columns by name, all of one length."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """What holds for the rows of one revision of one ring. `names`: number of a table of rule names, of those before.
+    """What holds for the rows of one revision of one ring. `names`: number of the names of rules and identities before.
 
     `baseline` None: what was recorded. `host_known` False: a rule speaks of the node's addresses, which nobody knows.
     """
@@ -34,13 +37,12 @@ class Scopes:
 
     def __init__(self, candidate: Judge, baselines: dict[int, Judge], revisions: Revisions, now: bool) -> None:
         self.candidate = candidate
-        self.names: list[Names | Judge] = []
-        """Tables of rule names, by number."""
+        self._names: list[tuple[Names | Judge, Names]] = []
         self._baselines = baselines
         self._revisions = revisions
         self._now = now
         self._scopes: dict[int, Scope] = {}
-        self._number_of: dict[int, int] = {}
+        self._number_of: dict[tuple[int, int], int] = {}
 
     def parts(self, rows: Rows) -> Iterator[tuple[Rows, Scope]]:
         """`rows` by what holds for them."""
@@ -66,20 +68,36 @@ class Scopes:
             judges = [self.candidate, *([baseline] if baseline is not None else [])]
             self._scopes[key] = Scope(
                 revision, host or (), host is not None or not any(judge.names_host for judge in judges),
-                baseline, revision.builtins_off, self._names(revision.rules if baseline is None else baseline),
+                baseline, revision.builtins_off,
+                self._numbered(revision.rules if baseline is None else baseline, {} if self._now else revision.named),
             )  # fmt: skip
         return self._scopes[key]
 
     def rule_name(self, names: int, number: int) -> str:
         """The name of a rule of before."""
-        table = self.names[names]
-        if isinstance(table, Judge):
-            return table.rule_name(number)
-        return RULE_NAMES.get(number) or table.get(number) or f"rule:{number}"
+        rules = self._names[names][0]
+        if isinstance(rules, Judge):
+            return rules.rule_name(number)
+        return RULE_NAMES.get(number) or rules.get(number) or f"rule:{number}"
 
-    def _names(self, names: Names | Judge) -> int:
-        """Number of a table of names; `self.names` keeps it, so that its id stays its own."""
-        if id(names) not in self._number_of:
-            self._number_of[id(names)] = len(self.names)
-            self.names.append(names)
-        return self._number_of[id(names)]
+    def of_the_day(self, names: int, recorded: np.ndarray, judged: np.ndarray) -> np.ndarray:
+        """Identity numbers, uint32[n], to be told by `identity_name`: as recorded where the day had a name for the
+        address, else as the candidate has one."""
+        if not self._names[names][1]:
+            return judged
+        return np.where(recorded >= IdentityId.FIRST, recorded | _RECORDED, judged)
+
+    def identity_name(self, names: int, number: int) -> str:
+        """The name of an identity, by a number of `of_the_day`."""
+        if number < _RECORDED:
+            return self.candidate.identity_name(number)
+        number -= int(_RECORDED)
+        return self._names[names][1].get(number) or f"identity:{number}"
+
+    def _numbered(self, rules: Names | Judge, identities: Names) -> int:
+        """Number of two tables of names; `_names` keeps them, so that their ids stay their own."""
+        key = (id(rules), id(identities))
+        if key not in self._number_of:
+            self._number_of[key] = len(self._names)
+            self._names.append((rules, identities))
+        return self._number_of[key]

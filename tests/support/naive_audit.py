@@ -28,11 +28,14 @@ class Day:
     time: int = batches.CLOCK
     numbers: dict[str, int] = field(default_factory=dict)
     """Rule → its number."""
+    identities: dict[str, int] = field(default_factory=dict)
+    """Identity → its number."""
 
     def record(self, **who: str) -> PolicyRecord:
         """As the collector tells it."""
         compiled = compile_policy(parse(as_yaml(self.policy)), host=self.host)
         self.numbers = {rule.name: rule.id for rule in compiled.rule_infos()} | {"default": int(RuleId.DEFAULT)}
+        self.identities = {"world": 0, "host": 1} | {one.name: one.id for one in compiled.identity_infos()}
         host = [IdentityInfo(int(IdentityId.HOST), "host", {}, list(self.host))] if self.host else []
         assert compiled.policy is not None
         return batches.policy_record(
@@ -77,6 +80,8 @@ def traffic(random: Random, packets: list[Tuple], days: list[Day], seconds: int 
                 time=time, flow_id=number if tracked else 0, src=raw(packet.src), dst=raw(packet.dst),
                 family=ipaddress.ip_address(packet.src).version, proto=packet.proto, dport=packet.port, event=kind,
                 revision=days[today].revision, rule=days[today].numbers[judgement.rule], flags=flags,
+                src_identity=days[today].identities[judgement.src_identity],
+                dst_identity=days[today].identities[judgement.dst_identity],
                 decision=Decision.DENY if denied else Decision.ALLOW,
                 outcome=Outcome.DROPPED if dropped else Outcome.PASSED,
                 reason=Reason.DEFAULT if judgement.reason == "default" else Reason.RULE,
@@ -128,7 +133,9 @@ def audit(
         elif before[0] != after.decision:
             where = "newly_denied" if after.decision == "deny" else "newly_allowed"
         proto = PROTOCOLS.get(packet.proto, str(packet.proto))
-        key = (where, after.src_identity, after.dst_identity, proto, packet.port, *before, after.rule)
+        shown = {number: name for name, number in by_revision[revision].identities.items() if number > 1 and not now}
+        ends = (shown.get(int(judged[f"{e}_identity"]), getattr(after, f"{e}_identity")) for e in ("src", "dst"))
+        key = (where, *ends, proto, packet.port, *before, after.rule)
         entry = found[key if where != "unchanged" else ("unchanged",)]
         for i, more in enumerate(sums):
             entry[i] += more

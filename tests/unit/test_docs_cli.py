@@ -10,14 +10,17 @@ import pytest
 from typer.main import get_command
 
 from collector.settings import CollectorSettings
+from schemas import codes
 from schemas.structs import KNOBS, TIMEOUTS
 from sink.client import History
 from sink.history.audit import Question, Text
+from sink.history.changes import Change
 from sink.settings import SinkSettings
 from sink.store import Commit, memory_store, prepare
 from tests.support import batches
 from tests.support.docs import DOCS, ROOT, blocks, documents, marked
 from ztlens import command, config, judging, verdicts
+from ztlens.commands.audit import CAUSES
 from ztlens.main import app, main
 
 DOCUMENT = DOCS / "cli.md"
@@ -209,6 +212,8 @@ def test_json_of_an_audit() -> None:
     entry = re.search(r"an entry is\n`([^`]+)`", section("audit"))
     assert entry
     assert re.findall(r"\w+", entry[1]) == [*document["uncertain"][0]]
+    causes = {codes.word(change) for change in Change if change >= Change.MIDSTREAM}
+    assert {cell.strip("`") for cell in cells("audit") if not cell.startswith("`-")} == causes == set(CAUSES)
 
 
 @pytest.mark.parametrize("arguments", [["policy", "check", str(ROOT / "policy.yaml")], ["version"], ["config"]])

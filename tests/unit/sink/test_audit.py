@@ -50,6 +50,7 @@ def append(store: Store, *rows: np.ndarray, first: int = 0, **who: str) -> None:
 def flow(number: int = 1, **fields: Any) -> np.ndarray:
     """A `new` and an `end` 30 s later: 10 packets, 1,000 bytes in all."""
     given = {"flow_id": number, "src": WEB, "dst": DB, "dport": 5432, **ALLOW} | fields
+    given = {f"{end}_identity": {WEB: 16, DB: 17}.get(given[end], 0) for end in ("src", "dst")} | given
     new = batches.verdict(**given)
     last = {"time": batches.START + 30 * SECOND, "packets_original": 6, "bytes_original": 600, "packets_reply": 4,
             "bytes_reply": 400, "event": EventKind.END}  # fmt: skip
@@ -234,7 +235,7 @@ def test_host_is_where_the_node_was(memory: Store) -> None:
         rows = flow(number, revision=revision, dst=raw(address), dport=22, **NO_POLICY)
         append(memory, rows, first=2 * number - 2)
     found = asked(memory, TO_HOST)
-    assert brief(found) == {"newly_denied": [("world", "world", "tcp", 22, "no_policy", "default", 1, 10)]}
+    assert brief(found) == {"newly_denied": [("web", "world", "tcp", 22, "no_policy", "default", 1, 10)]}
     found = asked(memory, TO_HOST, identities="now")
     assert (found["newly_denied"][0]["flows"], found["unchanged"]["flows"]) == (2, 1)
 
