@@ -23,6 +23,8 @@ from ztlens.errors import BadInput, CliError, Missing
 
 OLDEST = (2, 10)
 USER = "ztlens"
+MAX_PAYLOAD = "8MB"
+"""Room for the record of a policy of 16,000 rules, which history keeps whole; the server's own 1 MB is 4,000 rules."""
 SCHEMES = ("nats", "tls", "ws", "wss")
 
 
@@ -82,6 +84,7 @@ def configure(settings: Settings) -> NatsServer:
         f'listen: "127.0.0.1:{port}"',
         f"authorization {{ user: {USER}, password: {json.dumps(password)} }}",
         f"jetstream {{ store_dir: {json.dumps(str(home))} }}",
+        f"max_payload: {MAX_PAYLOAD}",
     ]
     config = home / "server.conf"
     write_private(config, "\n".join(lines) + "\n")

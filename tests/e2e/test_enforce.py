@@ -125,6 +125,24 @@ def test_denied_allowed_and_told(pair: Pair) -> None:
     assert all(f"name: {row['rule']}," in row["rule_text"] for row in then)
 
 
+def test_the_rules_of_a_large_policy_are_kept_whole(pair: Pair) -> None:
+    """4,000 rules and their file: more than a NATS server's own limit of 1 MB a message."""
+    rules = "".join(
+        f"  - {{name: rule-{n}, from: 10.{n % 250}.0.0/16, ports: [{n % 500 + 1}/udp], action: deny}} # {'x' * 99}\n"
+        for n in range(4000)
+    )
+    one, text = pair.one, POLICY + rules
+    assert len(text) < 1_000_000 < 2 * len(text)
+    up = one.up("--policy", one.policy(text), "--mode", "enforce")
+    for address in NEAR:
+        pair.echoes(pair.serve(pair.near, address, 8080), pair.far)
+    assert one.down(up)["balanced"] is True
+    kept = one.sql("SELECT p.yaml, count(*) AS rules, min(length(r.text)) AS shortest FROM policy_revisions AS p "
+                   "JOIN rules AS r USING (ring, revision) WHERE p.revision = 1 GROUP BY ALL")  # fmt: skip
+    assert [(row["yaml"], row["rules"]) for row in kept] == [(text, 4003)]
+    assert kept[0]["shortest"] > 50
+
+
 @pytest.mark.parametrize("change", ["mode", "policy"])
 def test_a_change_that_locks_out_is_taken_back_with_everything_dead(pair: Pair, change: str) -> None:
     one = pair.one

@@ -16,6 +16,7 @@ import yaml
 from tests.support.nats import BINARY, NatsServer
 from ztlens import config
 from ztlens.main import app
+from ztlens.nats import MAX_PAYLOAD
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -95,9 +96,10 @@ async def test_nats_takes_the_config_and_any_password(
     file = tmp_path / "ztlens.conf"
     file.write_text(text)
     await asyncio.to_thread(subprocess.run, [BINARY, "-t", "--config", file], check=True, capture_output=True)
-    lock = next(line for line in text.splitlines() if line.startswith("authorization"))
-    with NatsServer(tmp_path, lock) as server:
+    ours = [line for line in text.splitlines() if line.startswith(("authorization", "max_payload"))]
+    with NatsServer(tmp_path, "\n".join(ours)) as server:
         client = await nats.connect(server.url, user="ztlens", password=password)
+        assert f"{client.max_payload >> 20}MB" == MAX_PAYLOAD
         await client.close()
         with pytest.raises(nats.errors.Error):
             await nats.connect(server.url, user="ztlens", password=f"{password}x", allow_reconnect=False)

@@ -103,6 +103,7 @@ def test_the_bundled_server_is_private(tmp_path: Path) -> None:
     text = server.config.read_text()
     assert server.config.stat().st_mode & 0o777 == 0o600
     assert 'listen: "127.0.0.1:' in text
+    assert f"\nmax_payload: {nats.MAX_PAYLOAD}\n" in text
     password = server.url.split(":")[2].split("@")[0]
     assert len(password) >= 32 and password in text
     assert nats.configure(settings).url != server.url  # made anew at each start
