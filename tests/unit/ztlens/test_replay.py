@@ -24,7 +24,7 @@ from ztlens.replay.windows import Names, Part, Reader, Window
 from ztlens.verdicts import COLUMNS, Printer, recorded
 
 MS = 1_000_000
-RINGS = {("n1", "r0"): 21, ("n1", "r1"): 3000, ("n2", "r2"): 3000}
+RINGS = {("n1", "r0"): 23, ("n1", "r1"): 3000, ("n2", "r2"): 3000}
 
 
 @pytest.fixture
@@ -33,7 +33,11 @@ def store() -> Iterator[Store]:
     made = memory_store()
     rows = batches.traffic(3000).rows
     burst = np.concatenate([batches.verdict(flow_id=i, time=START) for i in range(1, 21)])
-    later = batches.verdict(flow_id=21, time=START + 3_600_000_000_000, revision=2)
+    later = np.concatenate([
+        batches.verdict(flow_id=21, time=START + 3_600_000_000_000, revision=2),
+        batches.verdict(flow_id=22, time=START + 3_600_000_000_001, revision=3, rule=99, proto=200, src_identity=77),
+        batches.untracked(family=0, time=START + 3_600_000_000_002),
+    ])  # fmt: skip
     made.append(
         Commit(
             batches=[
@@ -76,7 +80,7 @@ def test_windows_are_all_of_it_in_order(store: Store, target: int, monkeypatch: 
     monkeypatch.setattr(windows, "MOST", 4 * target)
     found = list(Reader(lambda: History.on_store(store)).windows())
     assert keys(found) == asked(store, "true")
-    assert len(keys(found)) == 6021
+    assert len(keys(found)) == 6023
     assert max(map(len, found)) <= 4 * target
 
 
