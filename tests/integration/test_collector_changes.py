@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from collector.errors import RefusedError
+from collector.kernel.interface import Connection
 from schemas.codes import Mode
 from schemas.messages import PolicyRecord
 from tests.support.collectors import BROKEN, OTHER, POLICY, Opener, Running, collecting, records, settings_for
@@ -141,6 +142,20 @@ async def test_sixteen_failed_trials_leave_the_running_policy_known(
         assert (await running.ask("policy.show"))["text"] == POLICY
     async with collecting(settings, opener) as running:
         assert (await running.ask("policy.show"))["text"] == POLICY
+
+
+async def test_the_connection_to_nats_would_be_cut(nats_server: NatsServer, tmp_path: Path, policy_file: Path) -> None:
+    kernel = FakeKernel()
+    kernel.host.move("10.0.0.5")
+    kernel.host.established = [Connection("10.0.0.5", 40000, "127.0.0.1", nats_server.port)]
+    async with collecting(settings_for(tmp_path, nats_server.url, policy_file=policy_file), Opener(kernel)) as running:
+        await running.connected()
+        line = "the connection to NATS at 127.0.0.1 would be cut (rule default)"
+        assert (await running.ask("mode", mode="enforce"))["warnings"] == [line]
+        allowed = POLICY + f"  - {{name: nats, from: host, ports: [{nats_server.port}/tcp], action: allow}}\n"
+        assert (await running.ask("policy.apply", text=allowed, file="a.yaml"))["warnings"] == []
+        assert (await running.ask("policy.apply", text=OTHER, file="b.yaml"))["warnings"] == [line]
+        assert (kernel.mode, kernel.revision) == (Mode.ENFORCE, 3), "told, and done: only one's own session is refused"
 
 
 async def test_the_file_is_followed(nats_server: NatsServer, tmp_path: Path, policy_file: Path) -> None:
