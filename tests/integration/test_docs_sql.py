@@ -181,6 +181,21 @@ def test_outputs_for_programs(directory: Path, history: History, tmp_path: Path)
     assert sum(row["flows"] for row in rules) == counted[0]["v"]
 
 
+def test_exported_history(directory: Path, history: History, tmp_path: Path) -> None:
+    scripts = marked(DOCUMENT, "shell")
+    script = (scripts["export"].text + scripts["pandas"].text).replace("python3", sys.executable)
+    done = subprocess.run(
+        ["bash", "-uo", "pipefail", "-c", script], cwd=tmp_path, env=environment(directory), capture_output=True,
+        text=True, timeout=120, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"history: {count(history, 'verdicts'):,} verdicts in ")
+    assert [json.loads(line)["time"] for line in lines if line.startswith("{")] == [
+        row["time"] for row in show.records(history.recent(limit=5))
+    ]
+    assert lines[-1] == str(count(history, "verdicts"))
+
+
 def test_history_from_python(directory: Path, tmp_path: Path, history: History) -> None:
     text = marked(DOCUMENT, "python")["history"].text.replace("/var/lib/ztlens", str(directory))
     text = text.replace("/run/ztlens/default", str(tmp_path))

@@ -106,8 +106,8 @@ def main() -> int:
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     given = json.loads(sys.argv[1])
-    for name in ("database", "run_dir"):
-        given[name] = Path(given[name])
+    for name in ("database", "run_dir", "archive"):
+        given[name] = given[name] and Path(given[name])
     try:
         asyncio.run(service.run(SinkSettings(**given)))
     except SinkError as error:

@@ -82,12 +82,12 @@ def _told_evidence(to: Path, digest: str, output: str) -> None:
         return
     print(f"{to}: evidence; write this hash down where nobody who can change the files can change it:")
     print(digest)
-    print(f"check it with: ztlens evidence check {to} --sha256 {digest}")
+    print(f"check it with: ztlens evidence check {to} --hash {digest}")
 
 
 def check(
     directory: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
-    sha256: Annotated[str, typer.Option("--sha256", metavar="HASH", help="The hash that was written down.")] = "",
+    sha256: Annotated[str, typer.Option("--hash", metavar="HASH", help="The hash that was written down.")] = "",
     output: Output = "table",
 ) -> None:
     """Check a bundle offline: every hash, the counts, the ledger, the policies. Exit status 1 names what is wrong."""
