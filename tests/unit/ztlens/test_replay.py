@@ -301,5 +301,5 @@ async def test_lines_are_those_of_observe(store: Store, monkeypatch: pytest.Monk
     assert shown == expected
     assert {row["decision"] for row in shown} == {"allow", "deny"}
     assert [(row["rule"], row["proto"], row["src_identity"], row["src"] is None) for row in shown[-2:]] == [
-        ("rule:99", "200", "identity:77", False), ("malformed", "tcp", "frontend", True),
+        ("rule:99", "200", "identity:77", False), ("malformed", "tcp", "identity:16", True),
     ]  # fmt: skip
