@@ -167,14 +167,14 @@ def port_words(spans: tuple[PortSpan, ...]) -> list[str]:
     ranges = {group: {s[1:] for s in spans if s.group == group} for group in with_ports}
     everywhere = {r for r in set.intersection(*ranges.values()) if r != (0, 65535)}
     numbers = {n for group, first, last in spans if group == PortGroup.OTHER for n in range(first, last + 1)}
-    words = [f"{_range(first, last)}/any" for first, last in sorted(everywhere)]
+    words = [f"{_ports(first, last)}/any" for first, last in sorted(everywhere)]
     for group, first, last in spans:
         protocol = group.name.lower()
         whole = last - first + 1 == PORT_GROUPS[group.name][1]
         if group in with_ports and (first, last) in everywhere:
             continue
         if group in with_ports:
-            words.append(protocol if whole else f"{_range(first, last)}/{protocol}")
+            words.append(protocol if whole else f"{_ports(first, last)}/{protocol}")
         elif group in _TYPED and whole and _TYPED[group] in numbers:
             words.append(protocol)
             numbers.remove(_TYPED[group])
@@ -200,6 +200,11 @@ def name_from_content(
     if len(whole) <= NAME_LENGTH:
         return whole
     return f"{whole[: NAME_LENGTH - 14]}…#{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+
+def _ports(first: int, last: int) -> str:
+    """As a range; port 0 alone too, which policy.yaml knows no other way: `dst_port: 0` is every port."""
+    return _range(first, last) if last else "0-0"
 
 
 def _range(first: int, last: int) -> str:
