@@ -20,16 +20,16 @@ import numpy as np
 import uvloop
 from nats.aio.msg import Msg
 
-from schemas import envelope, subjects
+from schemas import envelope, messages, streams, subjects
 from schemas.verdict import STRIDE
 from sink.settings import SinkSettings
 from sink.store import Commit, Store, prepare
 from tests.bench.figures import Figure, Options
 from tests.bench.installation import ZTLENS
-from tests.support.batches import CLOCK, START, batch, policy_record, traffic
+from tests.support.batches import CLOCK, START, packed, policy_record, traffic
 from tests.support.nats import NatsServer
 
-BLOCK, NODES = 500_000, ("one", "two")
+BLOCK, MESSAGE, NODES = 500_000, 4_000, ("one", "two")
 BLOCK_SECONDS = 100.0
 """5,000 verdicts a second and node."""
 SESSION = "bench"
@@ -45,6 +45,7 @@ class Bench:
         Figure("1x error p99", "the same", "ms", at_most=10.0),
         Figure("1x error max", "the same", "ms", at_most=10.0),
         Figure("max", "batches, the default", "verdicts/s", at_least=0.5e6),
+        Figure("max, stream", "the same from JetStream, without the database", "verdicts/s"),
         Figure("max, maps", "with the single maps that live_cap allows", "verdicts/s"),
     )
 
@@ -62,15 +63,30 @@ class Bench:
             database=self._scratch / "ztlens.duckdb", nats_url="", run_dir=self._scratch / "run", keep_age=0.0
         )
         store = Store.open(settings)
-        rows = traffic(BLOCK + 2, seconds=BLOCK_SECONDS).rows[:BLOCK].copy()
-        for block in range(self._blocks):
-            for at in range(0, BLOCK, 100_000):
-                part, start = rows[at : at + 100_000], (block * BLOCK + at) * STRIDE
-                store.append(Commit(batches=[prepare(batch(part, start, node=node, ring=node)) for node in NODES]))
-            rows["time"] += np.uint64(BLOCK_SECONDS * 1e9)
-        store.append(Commit(records=[policy_record(node=node, ring=node) for node in NODES]))
+        uvloop.run(self._fill(store))
         store.close()
         return self
+
+    async def _fill(self, store: Store) -> None:
+        """The same into the database and into the stream."""
+        client = await nats.connect(self._server.url)
+        for name in (subjects.VERDICTS_STREAM, subjects.RECORDS_STREAM):
+            await streams.ensure(client, name)
+        publish = client.jetstream(timeout=30).publish
+        records = [policy_record(node=node, ring=node) for node in NODES]
+        store.append(Commit(records=list(records)))
+        for record in records:
+            await publish(subjects.policy(record.node), messages.encode(record))
+        rows = traffic(BLOCK + 2, seconds=BLOCK_SECONDS).rows[:BLOCK].copy()
+        for block in range(self._blocks):
+            for at in range(0, BLOCK, MESSAGE):
+                part, start = rows[at : at + MESSAGE], (block * BLOCK + at) * STRIDE
+                given = {node: packed(part, start, node=node, ring=node) for node in NODES}
+                store.append(Commit(batches=[prepare(envelope.decode(data)) for data in given.values()]))
+                for node, data in given.items():
+                    await publish(subjects.verdicts(node), data)
+            rows["time"] += np.uint64(BLOCK_SECONDS * 1e9)
+        await client.close()
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -85,7 +101,8 @@ class Bench:
         p50, p99 = np.percentile(error, (50, 99))
         return {
             "1x error p50": float(p50), "1x error p99": float(p99), "1x error max": float(error.max()),
-            "max": self._rate(), "max, maps": self._rate("--forms", "batches,live"),
+            "max": self._rate(), "max, stream": self._rate("--from-stream"),
+            "max, maps": self._rate("--forms", "batches,live"),
         }  # fmt: skip
 
     def _rate(self, *arguments: str) -> float:
@@ -97,11 +114,11 @@ class Bench:
 
     async def _received(self, *arguments: str) -> list[tuple[int, np.ndarray]]:
         """When each batch came (ns, monotonic), and its stamps."""
-        messages: list[tuple[int, bytes]] = []
+        came: list[tuple[int, bytes]] = []
         client = await nats.connect(self._server.url)
 
         async def take(message: Msg) -> None:
-            messages.append((time.monotonic_ns(), message.data))
+            came.append((time.monotonic_ns(), message.data))
 
         await client.subscribe(subjects.replay(SESSION, subjects.ALL_VERDICTS), cb=take, pending_bytes_limit=2**31)
         await client.flush()
@@ -114,7 +131,7 @@ class Bench:
         assert process.returncode == 0, err.decode()
         await client.flush()
         await client.close()
-        return [(at, (b := envelope.decode(data)).columns()["time"] + np.uint64(b.clock)) for at, data in messages]
+        return [(at, (b := envelope.decode(data)).columns()["time"] + np.uint64(b.clock)) for at, data in came]
 
 
 def _moment(ns: int) -> str:
