@@ -2,6 +2,7 @@
 
     POST /api/v1/sql      {"sql": …, "parameters": […] or {…}, "format": "arrow" | "json" | "csv"}
     POST /api/v1/audit    sink.history.audit.Question as JSON
+    POST /api/v1/suggest  sink.history.suggest.Question as JSON
     GET  /api/v1/status
     GET  /api/v1/ledger?since=<ns since 1970>
 
@@ -35,9 +36,10 @@ from starlette.types import Receive, Scope, Send
 from policy.document import MAX_BYTES
 from policy.errors import PolicyError
 from sink.errors import BusyError, QueryError, ReopenedError, SinkError
-from sink.history import audit, output
+from sink.history import audit, output, suggest
 from sink.history.ledger import ledger
 from sink.history.query import Answer
+from sink.priority import give_way
 from sink.settings import SinkSettings
 from sink.store import Store
 
@@ -48,6 +50,7 @@ AUDIT_MAX = 4 * MAX_BYTES
 """Two policies, whose line breaks and quotes JSON doubles."""
 REOPENING = 5.0
 """Seconds a question waits for a store that is being opened anew (after a full disk)."""
+Progress = Callable[[int], None]
 _HTTP_STATUS: tuple[tuple[type[SinkError], int], ...] = ((QueryError, 400), (BusyError, 503), (SinkError, 500))
 _TYPES = {"arrow": "application/vnd.apache.arrow.stream", "json": "application/json", "csv": "text/csv; charset=utf-8"}
 
@@ -132,12 +135,13 @@ class Api:
         self._settings = settings
         self._status = status
         self._free = asyncio.Semaphore(settings.readers)
-        self._threads = ThreadPoolExecutor(settings.readers + 1, thread_name_prefix="reader")
+        self._threads = ThreadPoolExecutor(settings.readers + 1, thread_name_prefix="reader", initializer=give_way)
         self.counters = {"questions": 0, "answered": 0, "refused": 0, "busy": 0, "broken": 0}
         self.app = Starlette(
             routes=[
                 Route("/api/v1/sql", self.sql, methods=["POST"]),
                 Route("/api/v1/audit", self.audit, methods=["POST"]),
+                Route("/api/v1/suggest", self.suggest, methods=["POST"]),
                 Route("/api/v1/status", self.status),
                 Route("/api/v1/ledger", self.ledger),
             ]
@@ -221,14 +225,22 @@ class Api:
             raise
 
     async def audit(self, request: Request) -> Response:
-        """An audit's document. It holds a reader, and ends when who asked has left."""
+        """An audit's document."""
+        return await self._judged(request, self._audit)
+
+    async def suggest(self, request: Request) -> Response:
+        """A suggestion's document."""
+        return await self._judged(request, self._suggest)
+
+    async def _judged(self, request: Request, answer: Callable[[bytes, Progress], dict[str, Any]]) -> Response:
+        """What takes long. It holds a reader, and ends when who asked has left."""
         self.counters["questions"] += 1
         left = threading.Event()
         try:
             body = await self._body(request, AUDIT_MAX)
             await self._reader()
             try:
-                work = asyncio.ensure_future(self._run(self._audit, body, left))
+                work = asyncio.ensure_future(self._run(self._explained, answer, body, left))
                 while not (await asyncio.wait([work], timeout=1.0))[0]:
                     if await request.is_disconnected():
                         left.set()
@@ -242,7 +254,9 @@ class Api:
         self.counters["answered"] += 1
         return JSONResponse(document)
 
-    def _audit(self, body: bytes, left: threading.Event) -> dict[str, Any]:
+    def _explained(
+        self, answer: Callable[[bytes, Progress], dict[str, Any]], body: bytes, left: threading.Event
+    ) -> dict[str, Any]:
         """Raises SinkError."""
 
         def progress(_: int) -> None:
@@ -250,12 +264,19 @@ class Api:
                 raise BusyError("who asked has left", "ask again")
 
         try:
-            question = msgspec.json.decode(body, type=audit.Question)
-            return audit.audit(self._store.cursor(), question, self._settings.audit_timeout, progress)
+            return answer(body, progress)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise QueryError(f"not an audit: {error}", 'send {"candidate": {"text": …}}') from error
+            raise QueryError(f"not a question: {error}", 'send {"candidate": {"text": …}}, or {} to suggest') from error
         except PolicyError as error:
             raise QueryError(str(error), error.hint) from error
+
+    def _audit(self, body: bytes, progress: Progress) -> dict[str, Any]:
+        question = msgspec.json.decode(body, type=audit.Question)
+        return audit.audit(self._store.cursor(), question, self._settings.audit_timeout, progress)
+
+    def _suggest(self, body: bytes, progress: Progress) -> dict[str, Any]:
+        question = msgspec.json.decode(body, type=suggest.Question)
+        return suggest.suggested(self._store.cursor(), question, self._settings.audit_timeout, progress)
 
     async def status(self, request: Request) -> Response:
         """The sink's counters, lag and database."""

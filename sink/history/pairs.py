@@ -8,6 +8,8 @@ TOTALS = SUMS[1:]
 COLUMNS = ", ".join(("ring", "time", *KEYS, *SUMS, "first_seen", "last_seen"))
 """Of a roll-up, in order."""
 MINUTE, HOUR = 60_000_000_000, 3_600_000_000_000
+ALIKE = "ORDER BY time, dst_hi, dst_lo, dport, src_hi, src_lo"
+"""Rows in this order take a quarter less room than as they come."""
 FOR_EVER = (1 << 63) - 2
 """The last moment a TIMESTAMP_NS can say; the one after it means infinity."""
 

@@ -10,10 +10,14 @@ from typing import NamedTuple
 import duckdb
 
 from schemas.codes import EventKind
+from schemas.verdict import STRIDE
+from sink.errors import BusyError
 from sink.history.increments import BASE, EVENT, increments
 from sink.history.pairs import COLUMNS, FOR_EVER, HOUR, KEYS, MINUTE, SUMS, TOTALS, added, judged, summed, within
 from sink.store.ranges import RangeSet
 
+WAITING_MOST = 2_000_000
+"""Events not rolled up that a question adds up by itself: about 500 bytes of memory each."""
 _NEW = int(EventKind.NEW)
 
 
@@ -66,11 +70,17 @@ def relation(cursor: duckdb.DuckDBPyConnection, since: int | None = None, until:
     in the span, by what the last one says. Flows that touch the span: sum(flows + crossing).
 
     To be used within one transaction on `cursor`, begun by the caller; a temporary table stays in it. Of what is not
-    rolled up yet, nothing is known as `duplicate`.
+    rolled up yet, nothing is known as `duplicate`. Raises BusyError when more than WAITING_MOST events are not.
     """
     first, past = max(0, since or 0), FOR_EVER if until is None else min(until, FOR_EVER)
     events_from, minutes_from, folded = _kept(cursor)
     unrolled = _unrolled(cursor)
+    waiting = sum(ranges.total() for ranges in unrolled.values()) // STRIDE
+    if waiting > WAITING_MOST:
+        raise BusyError(
+            f"{waiting:,} events are not summed up yet",
+            "ask again in a while; where no sink runs, start one",
+        )
     cursor.execute(
         f"CREATE OR REPLACE TEMP TABLE events_of_span AS SELECT {COLUMNS}, true AS detail FROM store.pairs_1m LIMIT 0"
     )
@@ -131,7 +141,8 @@ def _add_cut(cursor: duckdb.DuckDBPyConnection, ring: int, piece: Piece, unrolle
             GROUP BY flow_id HAVING min(event) <> {_NEW}
         ) AS e USING (flow_id)
         WHERE ring = {ring} AND time < make_timestamp_ns({piece.first}) AND v.position < e.first GROUP BY flow_id"""
-    verdicts = f"(SELECT ring, position, {', '.join(KEYS[:-1])} FROM store.verdicts WHERE ring = {ring})"
+    verdicts = f"""(SELECT ring, position, {", ".join(KEYS[:-1])} FROM store.verdicts WHERE ring = {ring}
+        AND position BETWEEN (SELECT min(judged) FROM increments) AND (SELECT max(judged) FROM increments))"""
     _add(cursor, where, before, verdicts, (piece.first, piece.past), f"bool_and(flows = 0 OR event = {_NEW})")
 
 

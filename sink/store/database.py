@@ -13,6 +13,7 @@ from sink.errors import SinkError, StoreError
 from sink.history import ledger
 from sink.history.macros import MACROS
 from sink.history.views import VIEWS
+from sink.priority import giving_way
 
 STORAGE = "v1.5.0"
 """Files are written so that DuckDB 1.5 and 2 read them both."""
@@ -140,7 +141,8 @@ def open_writer(path: Path, memory_limit: str, threads: int) -> duckdb.DuckDBPyC
     end = time.monotonic() + LOCK_PATIENCE
     while True:
         try:
-            connection = _connect(path, memory_limit, threads)
+            # DuckDB's own threads help questions most; the writer has one of its own.
+            connection = giving_way(_connect, path, memory_limit, threads)
             break
         except (duckdb.Error, OSError) as error:
             if not _in_use(error) or time.monotonic() > end:

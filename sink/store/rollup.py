@@ -12,7 +12,7 @@ the flows of the others are `duplicate`. Untracked events name no conversation a
 import duckdb
 
 from sink.history.increments import BASE, EVENT, increments
-from sink.history.pairs import HOUR, KEYS, MINUTE, TOTALS, added, judged, summed
+from sink.history.pairs import ALIKE, HOUR, KEYS, MINUTE, TOTALS, added, judged, summed
 from sink.store.database import now_ns
 from sink.store.ranges import RangeSet
 from sink.store.state import Ring
@@ -74,7 +74,7 @@ def fold(store: Store, now: int | None = None) -> bool:
     if before <= since:
         return False
     with store.transaction("roll-up"):
-        store.connection.execute(f"INSERT INTO store.pairs_1h {summed('store.pairs_1m', HOUR, since, before)}")
+        store.connection.execute(f"INSERT INTO store.pairs_1h {summed('store.pairs_1m', HOUR, since, before)} {ALIKE}")
         store.connection.execute("INSERT INTO store.folded VALUES (make_timestamp_ns(?))", [before])
     return True
 
@@ -139,8 +139,8 @@ def _note(store: Store, ring: Ring, span: dict[str, int]) -> None:
         rows = added(verdicts, "coalesce(l.duplicate, false)", of)
     else:
         rows = added(verdicts)
-    connection.execute(f"INSERT INTO store.pairs_1m {summed(rows, MINUTE)}")
-    connection.execute(f"INSERT INTO store.pairs_1h {summed(rows, HOUR, past=folded(connection))}")
+    connection.execute(f"INSERT INTO store.pairs_1m {summed(rows, MINUTE)} {ALIKE}")
+    connection.execute(f"INSERT INTO store.pairs_1h {summed(rows, HOUR, past=folded(connection))} {ALIKE}")
     connection.execute(
         "DELETE FROM store.open_flows WHERE ring = ? AND flow_id IN (SELECT flow_id FROM flows)", [ring.id]
     )

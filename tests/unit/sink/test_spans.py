@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.codes import EventKind
 from schemas.verdict import STRIDE
+from sink.errors import BusyError
 from sink.history.pairs import FOR_EVER
 from sink.history.spans import Level, Piece, pieces, relation
 from sink.store import Commit, Store, memory_store, prepare, rollup
@@ -211,3 +212,13 @@ def test_any_span_at_any_state(begin: int, length: int, rolled: int, fold: bool)
     since, until = FIRST + begin, FIRST + begin + length
     assert within(store, since, until) == expected(since, until)
     store.close()
+
+
+def test_a_history_far_from_rolled_up_is_not_read_into_memory(memory: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(memory, ROWS)
+    monkeypatch.setattr("sink.history.spans.WAITING_MOST", len(ROWS) - 1)
+    with pytest.raises(BusyError, match=r"^1,500 events are not summed up yet$"):
+        asked(memory, "count(*)")
+    memory.connection.execute("ROLLBACK")
+    rollup.step(memory, 1)
+    assert asked(memory, "sum(flows)") == [(500,)]
