@@ -7,8 +7,10 @@
 
 /* canonical 5-tuple → the flow: preallocated, so that a packet never waits for memory */
 BPF_F_TABLE("hash", struct flow_key, struct flow, flows, FLOWS_MAX, 0);
-/* slot, family, prefix → identity and classes: longest match over all prefixes a policy names */
-BPF_F_TABLE("lpm_trie", struct ipcache_key, struct ipcache, ipcache, PREFIXES_MAX, BPF_F_NO_PREALLOC);
+/* slot, node → where ranges begin: a longest match over random keys takes an LPM trie twenty steps, this one nine */
+BPF_F_TABLE("array", u32, struct range_node, range_nodes, 2 * NODES_MAX, BPF_F_MMAPABLE);
+/* slot, range of addresses → identity and classes of the longest prefix around it */
+BPF_F_TABLE("array", u32, struct address_range, ranges, 2 * RANGES_MAX, BPF_F_MMAPABLE);
 /* slot, port group, port → port class: direct index, no search */
 BPF_F_TABLE("array", u32, u32, ports, 2 * PORTS_PER_SLOT, BPF_F_MMAPABLE);
 /* slot, class → bit vector over rules, in order of credit, and its summary */
@@ -53,9 +55,14 @@ static __always_inline void flow_delete(struct flow_key *key)
 	flows.delete(key);
 }
 
-static __always_inline struct ipcache *ipcache_lookup(struct ipcache_key *key)
+static __always_inline struct range_node *range_nodes_lookup(u32 at)
 {
-	return ipcache.lookup(key);
+	return range_nodes.lookup(&at);
+}
+
+static __always_inline struct address_range *ranges_lookup(u32 at)
+{
+	return ranges.lookup(&at);
 }
 
 static __always_inline u32 *ports_lookup(u32 at)

@@ -114,17 +114,40 @@ static __always_inline u32 first_rule(const struct vector *a, const struct vecto
 	return RULES_MAX;
 }
 
-static __always_inline void classify(const struct address *a, u8 slot, u8 family, struct ipcache *found)
+/* 1 if a − b − borrow is below 0. Without a branch: no processor could predict it, and the verifier would follow each. */
+static __always_inline u64 borrows(u64 a, u64 b, u64 borrow)
 {
-	struct ipcache_key key = {.prefixlen = 32 + 128, .slot = slot, .family = family};
-	struct ipcache *entry;
+	return ((~a & b) | ((~a | b) & (a - b - borrow))) >> 63;
+}
 
-	__builtin_memcpy(key.addr, a, 16);
-	entry = ipcache_lookup(&key);
+/* What policy knows of an address: of the last range that begins at or below it. */
+static __always_inline void classify(const struct address *a, u32 slot, u32 levels, u8 family, struct address_range *found)
+{
+	u64 high = __builtin_bswap64(a->word[0]), low = __builtin_bswap64(a->word[1]);
+	u32 node = 0, leaves = 0; /* nodes above the current level */
+	struct range_node *n;
+	struct address_range *entry;
+
+	if (family == 4)
+		low |= 0xffffULL << 32;
+#pragma clang loop unroll(disable)
+	for (u32 level = 0; level < LEVELS_MAX; level++) {
+		asm volatile("" : "+r"(level)); /* else the compiler counts down from the lesser bound, unknown to the verifier */
+		if (level >= levels)
+			break;
+		n = range_nodes_lookup(slot * NODES_MAX + node);
+		if (!n)
+			break;
+		node = 4 * node + 4 - borrows(high, n->high[1], borrows(low, n->low[1], 0)) -
+		       borrows(high, n->high[2], borrows(low, n->low[2], 0)) -
+		       borrows(high, n->high[3], borrows(low, n->low[3], 0));
+		leaves = 4 * leaves + 1;
+	}
+	entry = ranges_lookup(slot * RANGES_MAX + node - leaves);
 	if (entry)
 		*found = *entry;
 	else
-		__builtin_memset(found, 0, sizeof(*found)); /* class 0: in no prefix */
+		__builtin_memset(found, 0, sizeof(*found)); /* cannot be */
 }
 
 /* `opener_type`: the ICMP type that opened the flow, where it is known; if < 0 that of this packet, turned to the
@@ -134,14 +157,14 @@ static __always_inline void judge(struct answer *answer, const struct packet *p,
 {
 	u8 slot = (epoch >> REVISION_SHIFT) & 1;
 	const struct slot *s = (const struct slot *)&config->slots[slot];
-	struct ipcache source, destination;
+	struct address_range source, destination;
 	u32 rule, at;
 
 	__builtin_memset(answer, 0, sizeof(*answer));
 	answer->sample = config->sample;
 	answer->reversed = ways == WAY_REVERSED;
-	classify(&p->src, slot, p->family, &source);
-	classify(&p->dst, slot, p->family, &destination);
+	classify(&p->src, slot, s->levels, p->family, &source);
+	classify(&p->dst, slot, s->levels, p->family, &destination);
 	answer->src_identity = answer->reversed ? destination.identity : source.identity;
 	answer->dst_identity = answer->reversed ? source.identity : destination.identity;
 	rule = builtin(p);

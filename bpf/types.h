@@ -7,7 +7,7 @@
 #define FLOWS_MAX 262144 /* entries: flow table; 208 bytes each, taken at start */
 #endif
 #ifndef PREFIXES_MAX
-#define PREFIXES_MAX 262144 /* entries: ipcache, both slots together; allocated as used */
+#define PREFIXES_MAX 131000 /* prefixes: of one policy; ranges and their tree take 19 MiB, 524,000 at most */
 #endif
 #ifndef RULES_MAX
 #define RULES_MAX 4096 /* rules: of one policy; a multiple of 64, 16,384 at most */
@@ -201,31 +201,25 @@ _Static_assert(__builtin_offsetof(struct flow, flags) == 108, "flow.flags");
 _Static_assert(__builtin_offsetof(struct flow, pad) == 109, "flow.pad");
 _Static_assert(sizeof(struct flow) == 112, "flow");
 
-/* LPM key. prefixlen counts from `slot`: 32 + the prefix's length, + 96 for IPv4. */
-struct ipcache_key {
-	u32 prefixlen; /* bits, from `slot` on */
-	u8 slot; /* revision & 1 */
-	u8 family; /* 4 or 6 */
-	u16 pad; /* 0 */
-	u8 addr[16]; /* network byte order; IPv4 in the last 4 bytes */
+/* Of a tree over where ranges of addresses begin: four of them, or of the four nodes below. Padded with the last. */
+struct range_node {
+	u64 high[4]; /* upper half of the address, as a number */
+	u64 low[4]; /* lower half; IPv4 stands at ::ffff:0:0/96, which no IPv6 packet may name */
 };
-_Static_assert(__builtin_offsetof(struct ipcache_key, prefixlen) == 0, "ipcache_key.prefixlen");
-_Static_assert(__builtin_offsetof(struct ipcache_key, slot) == 4, "ipcache_key.slot");
-_Static_assert(__builtin_offsetof(struct ipcache_key, family) == 5, "ipcache_key.family");
-_Static_assert(__builtin_offsetof(struct ipcache_key, pad) == 6, "ipcache_key.pad");
-_Static_assert(__builtin_offsetof(struct ipcache_key, addr) == 8, "ipcache_key.addr");
-_Static_assert(sizeof(struct ipcache_key) == 24, "ipcache_key");
+_Static_assert(__builtin_offsetof(struct range_node, high) == 0, "range_node.high");
+_Static_assert(__builtin_offsetof(struct range_node, low) == 32, "range_node.low");
+_Static_assert(sizeof(struct range_node) == 64, "range_node");
 
-/* What policy knows of an address. */
-struct ipcache {
+/* What policy knows of a range of addresses. */
+struct address_range {
 	u32 identity; /* IdentityId or FIRST + index */
 	u32 source_class; /* row of source_rules */
 	u32 destination_class; /* row of destination_rules */
 };
-_Static_assert(__builtin_offsetof(struct ipcache, identity) == 0, "ipcache.identity");
-_Static_assert(__builtin_offsetof(struct ipcache, source_class) == 4, "ipcache.source_class");
-_Static_assert(__builtin_offsetof(struct ipcache, destination_class) == 8, "ipcache.destination_class");
-_Static_assert(sizeof(struct ipcache) == 12, "ipcache");
+_Static_assert(__builtin_offsetof(struct address_range, identity) == 0, "address_range.identity");
+_Static_assert(__builtin_offsetof(struct address_range, source_class) == 4, "address_range.source_class");
+_Static_assert(__builtin_offsetof(struct address_range, destination_class) == 8, "address_range.destination_class");
+_Static_assert(sizeof(struct address_range) == 12, "address_range");
 
 /* What a rule does. */
 struct rule {
@@ -285,12 +279,14 @@ _Static_assert(sizeof(struct fragment) == 56, "fragment");
 
 /* One of two places for a compiled policy; a revision lives in slot revision & 1. */
 struct slot {
-	u32 words; /* 64-bit words of a rule vector in use */
+	u16 words; /* 64-bit words of a rule vector in use */
+	u16 levels; /* of the tree of ranges in use */
 	u8 has_policy; /* 0: everything is allowed, reason no_policy */
 	u8 default_decision; /* Decision */
 	u16 builtins; /* bit i: built-in rule RuleId 16 + i is on */
 };
 _Static_assert(__builtin_offsetof(struct slot, words) == 0, "slot.words");
+_Static_assert(__builtin_offsetof(struct slot, levels) == 2, "slot.levels");
 _Static_assert(__builtin_offsetof(struct slot, has_policy) == 4, "slot.has_policy");
 _Static_assert(__builtin_offsetof(struct slot, default_decision) == 5, "slot.default_decision");
 _Static_assert(__builtin_offsetof(struct slot, builtins) == 6, "slot.builtins");

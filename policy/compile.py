@@ -113,17 +113,14 @@ class Compiled:
             if sizes[what] > places[what]:
                 told = f"{sizes[what]:,} {what.replace('_', ' ')}"
                 message = f"the policy needs {told}, the kernel table has room for {places[what]:,}"
-                needs = ((knob, sizes[of] * _times(knob)) for of, knob in _KNOB_OF.items())
+                needs = ((knob, sizes[of]) for of, knob in _KNOB_OF.items())
                 raise PolicyError(message, hint_to_enlarge(needs, knobs))
 
 
 def room(knobs: Mapping[str, int] | None = None) -> dict[str, int]:
-    """How much of each of `Compiled.sizes` the kernel's tables take. `knobs` override schemas.structs.KNOBS by name.
-
-    PREFIXES_MAX holds two policies during a change, so one may have half of it.
-    """
+    """How much of each of `Compiled.sizes` the kernel's tables take. `knobs` override schemas.structs.KNOBS by name."""
     limits = _limits(knobs)
-    return {what: limits[knob] // _times(knob) for what, knob in _KNOB_OF.items()}
+    return {what: limits[knob] for what, knob in _KNOB_OF.items()}
 
 
 def hint_to_enlarge(needs: Iterable[tuple[str, int]], knobs: Mapping[str, int] | None = None) -> str:
@@ -135,11 +132,6 @@ def hint_to_enlarge(needs: Iterable[tuple[str, int]], knobs: Mapping[str, int] |
     told = " and ".join(f"{knob} = {n}" for knob, n in enough.items())
     now = " and ".join(f"{limits[knob]:,}" for knob in enough)
     return f"set {told} under [knobs] in the settings ({now} now), and start the collector anew"
-
-
-def _times(knob: str) -> int:
-    """Policies in a table during a change: vectors have two slots, prefixes share one table."""
-    return 2 if knob == "PREFIXES_MAX" else 1
 
 
 def _limits(knobs: Mapping[str, int] | None) -> dict[str, int]:

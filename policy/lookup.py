@@ -4,11 +4,13 @@ The prefixes of a family cut its line of addresses into intervals; each interval
 around it, so a binary search finds it.
 """
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 import numpy as np
 
 ADDRESS = np.dtype("V16")
+_MAPPED = 0xFFFF << 32  # ::ffff:0:0
 
 
 _CELLS = 4
@@ -134,6 +136,21 @@ def _by_upper_bits(values: np.ndarray) -> Starts:
     """Buckets of the upper 16 bits; the first of `values`, which ascend, is 0."""
     firsts = np.arange(1, 1 << 16, dtype=values.dtype) << (8 * values.itemsize - 16)
     return Starts.of(values, np.append(np.searchsorted(values, firsts), len(values)))
+
+
+def line(prefixes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where ranges of addresses begin, both families on one line: upper and lower halves (uint64[n]) and the rows that
+    Lookup gives them (intp[n]).
+
+    IPv4 stands at ::ffff:0:0/96. What a policy says of IPv6 there is left out: no packet can have such an address.
+    """
+    starts6, rows6 = _intervals(prefixes, 6)
+    starts4, rows4 = _intervals(prefixes, 4)
+    before, after = bisect_left(starts6, _MAPPED), bisect_right(starts6, _MAPPED + (1 << 32))
+    starts = [*starts6[:before], *(_MAPPED + start for start in starts4), _MAPPED + (1 << 32), *starts6[after:]]
+    rows = [*rows6[:before], *rows4, rows6[after - 1], *rows6[after:]]
+    halves = np.frombuffer(b"".join([start.to_bytes(16, "big") for start in starts]), ">u8").reshape(-1, 2)
+    return halves[:, 0].astype("<u8"), halves[:, 1].astype("<u8"), np.array(rows, np.intp)
 
 
 def _intervals(prefixes: np.ndarray, family: int) -> tuple[list[int], list[int]]:

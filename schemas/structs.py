@@ -85,21 +85,18 @@ FLOW = Struct(
     ),
 )
 
-IPCACHE_KEY = Struct(
-    "ipcache_key",
-    "LPM key. prefixlen counts from `slot`: 32 + the prefix's length, + 96 for IPv4.",
+RANGE_NODE = Struct(
+    "range_node",
+    "Of a tree over where ranges of addresses begin: four of them, or of the four nodes below. Padded with the last.",
     (
-        Field("prefixlen", "u32", "bits, from `slot` on"),
-        Field("slot", "u8", "revision & 1"),
-        Field("family", "u8", "4 or 6"),
-        Field("pad", "u16", "0"),
-        Field("addr", "u8", "network byte order; IPv4 in the last 4 bytes", 16),
+        Field("high", "u64", "upper half of the address, as a number", 4),
+        Field("low", "u64", "lower half; IPv4 stands at ::ffff:0:0/96, which no IPv6 packet may name", 4),
     ),
 )
 
-IPCACHE = Struct(
-    "ipcache",
-    "What policy knows of an address.",
+ADDRESS_RANGE = Struct(
+    "address_range",
+    "What policy knows of a range of addresses.",
     (
         Field("identity", "u32", "IdentityId or FIRST + index"),
         Field("source_class", "u32", "row of source_rules"),
@@ -157,7 +154,8 @@ SLOT = Struct(
     "slot",
     "One of two places for a compiled policy; a revision lives in slot revision & 1.",
     (
-        Field("words", "u32", "64-bit words of a rule vector in use"),
+        Field("words", "u16", "64-bit words of a rule vector in use"),
+        Field("levels", "u16", "of the tree of ranges in use"),
         Field("has_policy", "u8", "0: everything is allowed, reason no_policy"),
         Field("default_decision", "u8", "Decision"),
         Field("builtins", "u16", "bit i: built-in rule RuleId 16 + i is on"),
@@ -207,7 +205,8 @@ CPU_STATE = Struct(
 )
 
 STRUCTS = (
-    FLOW_KEY, FLOW, IPCACHE_KEY, IPCACHE, RULE, RULE_COUNTER, FRAGMENT_KEY, FRAGMENT, SLOT, CONFIG, TOTALS, CPU_STATE,
+    FLOW_KEY, FLOW, RANGE_NODE, ADDRESS_RANGE, RULE, RULE_COUNTER, FRAGMENT_KEY, FRAGMENT, SLOT, CONFIG, TOTALS,
+    CPU_STATE,
 )  # fmt: skip
 
 
@@ -224,7 +223,13 @@ class Knob:
 
 KNOBS = (
     Knob("FLOWS_MAX", 262_144, "entries", "flow table; 208 bytes each, taken at start"),
-    Knob("PREFIXES_MAX", 262_144, "entries", "ipcache, both slots together; allocated as used"),
+    Knob(
+        "PREFIXES_MAX",
+        131_000,
+        "prefixes",
+        "of one policy; ranges and their tree take 19 MiB, 524,000 at most",
+        524_000,
+    ),
     Knob("RULES_MAX", 4_096, "rules", "of one policy; a multiple of 64, 16,384 at most", 16_384),
     Knob("CLASSES_MAX", 1_024, "classes", "of each kind (source, destination, port) in one policy"),
     Knob("FRAGMENTS_MAX", 8_192, "entries", "datagrams in pieces, least recently used goes first"),

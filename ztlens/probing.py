@@ -85,6 +85,6 @@ def _room_for(compiled: "Compiled") -> dict[str, int]:
     """Knobs that a policy needs beyond the defaults."""
     sizes = compiled.sizes()
     classes = max(sizes["source_classes"], sizes["destination_classes"], sizes["port_classes"])
-    needed = {"RULES_MAX": sizes["rules"], "CLASSES_MAX": classes, "PREFIXES_MAX": 2 * sizes["prefixes"]}
+    needed = {"RULES_MAX": sizes["rules"], "CLASSES_MAX": classes, "PREFIXES_MAX": sizes["prefixes"]}
     defaults = {knob.name: knob.default for knob in KNOBS}
     return {name: -(-n // 64) * 64 for name, n in needed.items() if n > defaults[name]}

@@ -34,9 +34,10 @@ class Handle:
     """An open datapath. Owns the descriptors it is given. One of another version may lack maps (attributes)."""
 
     flows: HashMap
-    ipcache: HashMap
     fragments: HashMap
     watched: HashMap
+    range_nodes: MappedArray
+    ranges: MappedArray
     ports: MappedArray
     source_rules: MappedArray
     destination_rules: MappedArray
@@ -60,7 +61,8 @@ class Handle:
         vector = np.dtype(("<u8", (libbpf.map_info(fds["source_rules"]).value_size // 8,)))
         makers: dict[str, Callable[[int], AnyMap]] = {
             "flows": lambda fd: HashMap(fd, struct["flow_key"], struct["flow"]),
-            "ipcache": lambda fd: HashMap(fd, struct["ipcache_key"], struct["ipcache"]),
+            "range_nodes": lambda fd: MappedArray(fd, np.dtype(("<u8", (8,)))),
+            "ranges": lambda fd: MappedArray(fd, struct["address_range"]),
             "fragments": lambda fd: HashMap(fd, struct["fragment_key"], struct["fragment"]),
             "watched": lambda fd: HashMap(fd, u32, u32),
             "ports": lambda fd: MappedArray(fd, u32),

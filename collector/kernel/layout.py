@@ -22,8 +22,8 @@ from schemas.codes import Counter, word
 BPF_DIR = Path(__file__).resolve().parent.parent.parent / "bpf"
 MAIN = "bcc.c"
 MAPS = (
-    "flows", "ipcache", "ports", "source_rules", "destination_rules", "port_rules", "rules", "rule_counters",
-    "rule_baseline", "counters", "fragments", "config", "totals", "cpu_state", "watched", "events",
+    "flows", "range_nodes", "ranges", "ports", "source_rules", "destination_rules", "port_rules", "rules",
+    "rule_counters", "rule_baseline", "counters", "fragments", "config", "totals", "cpu_state", "watched", "events",
 )  # fmt: skip
 PROGRAMS = {"xdp_ingress": "xdp", "tc_egress": "tc", "mark": "xdp", "reap": "xdp"}
 """Function → type."""

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel.maps import HashMap, MappedArray, PerCpuArray
+from collector.kernel.maps import MappedArray, PerCpuArray
 from policy.compile import hint_to_enlarge
+from policy.lookup import line
 from policy.vectors import summary
 from schemas.codes import RuleId
-from schemas.structs import IPCACHE, IPCACHE_KEY, PORTS_PER_SLOT, dtype
+from schemas.structs import PORTS_PER_SLOT
 
 if TYPE_CHECKING:
     from collector.kernel.handle import Handle
     from policy.compile import Compiled
-
-_BATCH = 65_536  # ipcache entries a system call
 
 
 def apply(handle: "Handle", compiled: "Compiled", revision: int, confirm_within: float = 0) -> None:
@@ -30,7 +29,7 @@ def apply(handle: "Handle", compiled: "Compiled", revision: int, confirm_within:
         raise KernelError("a change is unconfirmed", "confirm it, or wait until it falls back")
     slot = revision & 1
     knobs = handle.layout.knobs
-    check_room(compiled, knobs, others=len(_entries(handle.ipcache, 1 - slot)[0]))
+    check_room(compiled, knobs)
     # First the baseline: from here on what the slot's counters gain belongs to the new revision.
     per_slot = knobs["RULES_MAX"] + RuleId.FIRST
     handle.rule_baseline.values[slot * per_slot : (slot + 1) * per_slot] = rule_counters(
@@ -39,11 +38,7 @@ def apply(handle: "Handle", compiled: "Compiled", revision: int, confirm_within:
     tables = _tables(handle, compiled, slot)
     for live, wanted in tables:
         live[...] = wanted
-    keys, values = ipcache_entries(compiled, slot)
-    _replace(handle.ipcache, slot, keys, values)
-    handle.config.values["slots"][0, slot] = np.asarray(compiled.slot).reshape(1).view(np.uint64)[0]
-    same = all(np.array_equal(live, wanted) for live, wanted in tables)
-    if not same or not np.array_equal(_ordered(*_entries(handle.ipcache, slot)), _ordered(keys, values)):
+    if not all(np.array_equal(live, wanted) for live, wanted in tables):
         raise KernelError(
             "the policy read back from the kernel is not what was written; the running one stays",
             "this is a bug: report it",
@@ -57,14 +52,14 @@ def rule_counters(counters: PerCpuArray, slot: int, per_slot: int) -> np.ndarray
     return counters.sums(slot * per_slot, (slot + 1) * per_slot)
 
 
-def check_room(compiled: "Compiled", knobs: dict[str, int], others: int) -> None:
-    """Raises KernelError naming the knob that is too small. `others`: ipcache entries of the running slot."""
+def check_room(compiled: "Compiled", knobs: dict[str, int]) -> None:
+    """Raises KernelError naming the knob that is too small."""
     needs = (
         ("RULES_MAX", len(compiled.rules), "rules"),
         ("CLASSES_MAX", len(compiled.source_rules), "source classes"),
         ("CLASSES_MAX", len(compiled.destination_rules), "destination classes"),
         ("CLASSES_MAX", len(compiled.port_rules), "port classes"),
-        ("PREFIXES_MAX", len(compiled.prefixes) + others, "prefixes (of the running policy and the new one)"),
+        ("PREFIXES_MAX", len(compiled.prefixes), "prefixes"),
     )
     for knob, n, what in needs:
         if n > knobs[knob]:
@@ -76,7 +71,29 @@ def check_room(compiled: "Compiled", knobs: dict[str, int], others: int) -> None
 
 def _tables(handle: "Handle", compiled: "Compiled", slot: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """(live part of an mmapped array, what it has to hold), whole slots, so that nothing of the last tenant stays."""
-    out: list[tuple[np.ndarray, np.ndarray]] = []
+    high, low, rows = line(compiled.prefixes)
+    levels = 1
+    while 4**levels < len(rows):
+        levels += 1
+    # Padded to a full tree with the last range: where the search ends does not matter behind it.
+    order = np.minimum(np.arange(4**levels), len(rows) - 1)
+    head = np.array(compiled.slot).reshape(1)
+    head["levels"] = levels
+    out = [(handle.config.values["slots"][0, slot : slot + 1], head.view(np.uint64))]
+    live = _slot_of(handle.range_nodes, slot)
+    wanted = np.zeros(live.shape, np.uint64)
+    at = 0
+    for level in range(levels):
+        begin = order[:: 4 ** (levels - 1 - level)].reshape(-1, 4)
+        wanted[at : at + len(begin)] = np.concatenate([high[begin], low[begin]], axis=1)
+        at += len(begin)
+    out.append((live, wanted))
+    live = _slot_of(handle.ranges, slot)
+    wanted = np.zeros(live.shape, live.dtype)
+    for name in ("identity", "source_class", "destination_class"):
+        known = np.concatenate([np.zeros(1, np.uint32), compiled.prefixes[name]])
+        wanted[name][: len(order)] = known[rows[order]]
+    out.append((live, wanted))
     ports = np.asarray(compiled.ports, np.uint32)
     out.append((handle.ports.values[slot * PORTS_PER_SLOT : (slot + 1) * PORTS_PER_SLOT], ports))
     for array, vectors in (
@@ -102,35 +119,3 @@ def _tables(handle: "Handle", compiled: "Compiled", slot: int) -> list[tuple[np.
 def _slot_of(array: MappedArray, slot: int) -> np.ndarray:
     half = len(array.values) // 2
     return array.values[slot * half : (slot + 1) * half]
-
-
-def ipcache_entries(compiled: "Compiled", slot: int) -> tuple[np.ndarray, np.ndarray]:
-    """The prefixes as keys and values of the LPM trie; `prefixlen` counts from `slot`: 32 bits before the address."""
-    prefixes = compiled.prefixes
-    keys, values = np.zeros(len(prefixes), dtype(IPCACHE_KEY)), np.zeros(len(prefixes), dtype(IPCACHE))
-    keys["prefixlen"] = 32 + prefixes["length"].astype(np.uint32) + np.where(prefixes["family"] == 4, 96, 0)
-    keys["slot"], keys["family"], keys["addr"] = slot, prefixes["family"], prefixes["addr"]
-    for name in ("identity", "source_class", "destination_class"):
-        values[name] = prefixes[name]
-    return keys, values
-
-
-def _entries(ipcache: HashMap, slot: int) -> tuple[np.ndarray, np.ndarray]:
-    keys, values = ipcache.read()
-    mine = keys["slot"] == slot
-    return keys[mine], values[mine]
-
-
-def _replace(ipcache: HashMap, slot: int, keys: np.ndarray, values: np.ndarray) -> None:
-    stale, _ = _entries(ipcache, slot)
-    for at in range(0, len(stale), _BATCH):
-        ipcache.remove(stale[at : at + _BATCH])
-    for at in range(0, len(keys), _BATCH):
-        ipcache.put(keys[at : at + _BATCH], values[at : at + _BATCH])
-
-
-def _ordered(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Entries as sorted rows of bytes, for comparing two sets."""
-    parts = [np.frombuffer(a.tobytes(), np.uint8).reshape(len(a), a.itemsize) for a in (keys, values)]
-    rows = np.concatenate(parts, axis=1)
-    return rows[np.lexsort(rows.T)] if len(rows) else rows

@@ -23,6 +23,9 @@ KNOBS = {
     "SWEEP_MAX": 8,
 }
 
+RANGES, NODES = 256, 85
+"""Room for 64 prefixes: 131 ranges, a tree of four levels."""
+
 
 @pytest.fixture
 def datapath() -> Iterator[PrivateDatapath]:
@@ -32,9 +35,6 @@ def datapath() -> Iterator[PrivateDatapath]:
 
 def tables(datapath: PrivateDatapath, slot: int) -> dict[str, Any]:
     handle = datapath.handle
-    keys, values = handle.ipcache.read()
-    mine = keys["slot"] == slot
-    ipcache = zip(keys[mine], values[mine], strict=True)
     return {
         "ports": handle.ports.values[slot * PORTS_PER_SLOT : (slot + 1) * PORTS_PER_SLOT].copy(),
         **{
@@ -42,14 +42,15 @@ def tables(datapath: PrivateDatapath, slot: int) -> dict[str, Any]:
             for name in ("source_rules", "destination_rules", "port_rules")
         },
         "rules": handle.rules.values[slot * 128 : (slot + 1) * 128].copy(),
-        "slot": handle.config.values["slots"][0, slot].copy(),
-        "ipcache": {(int(k["prefixlen"]), bytes(k["addr"])): tuple(v.tolist()) for k, v in ipcache},
+        "slot": handle.config.values["slots"][0, slot : slot + 1].copy(),
+        "range_nodes": handle.range_nodes.values[slot * NODES : (slot + 1) * NODES].copy(),
+        "ranges": handle.ranges.values[slot * RANGES : (slot + 1) * RANGES].copy(),
     }  # fmt: skip
 
 
 def test_every_table_holds_what_was_compiled(datapath: PrivateDatapath) -> None:
     policy = compiled(
-        prefixes=[("10.0.0.0", 8, 16, 1, 2), ("10.1.2.3", 32, 17, 3, 4), ("0.0.0.0", 0, 0, 5, 6)],
+        prefixes=[("0.0.0.0", 0, 0, 5, 6), ("10.0.0.0", 8, 16, 1, 2), ("10.1.2.3", 32, 17, 3, 4)],
         rules=70, classes=9, seed=1,
     )  # fmt: skip
     datapath.apply(policy, 1)
@@ -62,16 +63,21 @@ def test_every_table_holds_what_was_compiled(datapath: PrivateDatapath) -> None:
         assert np.array_equal(there[name], wanted)
     assert np.array_equal(there["rules"][:70], policy.rules)
     assert not there["rules"][70:].view(np.uint8).any()
-    assert there["slot"].tobytes() == policy.slot.tobytes()
-
-    def v4(address: str) -> bytes:
-        return bytes(12) + socket.inet_aton(address)
-
-    assert there["ipcache"] == {
-        (32 + 96 + 8, v4("10.0.0.0")): (16, 1, 2),
-        (32 + 96 + 32, v4("10.1.2.3")): (17, 3, 4),
-        (32 + 96, v4("0.0.0.0")): (0, 5, 6),
-    }
+    slot = np.array(policy.slot).reshape(1)
+    slot["levels"] = 2
+    assert there["slot"].tobytes() == slot.tobytes()
+    # ::, 0.0.0.0, 10.0.0.0, 10.1.2.3, 10.1.2.4, 11.0.0.0, and what follows IPv4; the last again and again.
+    mapped = 0xFFFF << 32
+    begins = [0, *(mapped + int.from_bytes(socket.inet_aton(a), "big") for a in
+                   ("0.0.0.0", "10.0.0.0", "10.1.2.3", "10.1.2.4", "11.0.0.0")), mapped + (1 << 32)]  # fmt: skip
+    begins += [begins[-1]] * 9
+    nodes = there["range_nodes"]
+    assert nodes[0].tolist() == [0] * 4 + begins[::4]
+    assert nodes[1:5, :4].ravel().tolist() == [0] * 16
+    assert nodes[1:5, 4:].ravel().tolist() == begins
+    assert not nodes[5:].any()
+    known = [(0, 0, 0), (0, 5, 6), (16, 1, 2), (17, 3, 4), (16, 1, 2), (0, 5, 6), *[(0, 0, 0)] * 250]
+    assert there["ranges"].tolist() == known
 
 
 def test_the_next_tenant_of_a_slot_finds_it_empty(datapath: PrivateDatapath) -> None:
@@ -81,13 +87,13 @@ def test_the_next_tenant_of_a_slot_finds_it_empty(datapath: PrivateDatapath) -> 
     small = compiled(prefixes=[("10.8.0.0", 16, 3, 3, 3)], rules=1, classes=1, seed=3)
     datapath.apply(small, 3)
     third = tables(datapath, 1)
-    assert len(third["ipcache"]) == 1
+    assert third["ranges"]["identity"].nonzero()[0].tolist() == [2]
+    assert not third["range_nodes"][5:].any()
     assert not third["source_rules"][1:].any()
     assert not third["rules"][1:].view(np.uint8).any()
     # The other slot, which in-flight packets may still be judged by, is as it was.
     again = tables(datapath, 0)
-    assert all(np.array_equal(second[name], again[name]) for name in second if name != "ipcache")
-    assert second["ipcache"] == again["ipcache"]
+    assert all(np.array_equal(second[name], again[name]) for name in second)
 
 
 @pytest.mark.parametrize(
@@ -106,26 +112,30 @@ def test_what_does_not_fit_is_named_and_changes_nothing(
         datapath.apply(compiled(**policy), 1)
     after = tables(datapath, 1)
     assert datapath.revision == 0
-    assert all(np.array_equal(before[name], after[name]) for name in before if name != "ipcache")
-    assert after["ipcache"] == {}
+    assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_both_slots_share_the_room_for_prefixes(datapath: PrivateDatapath) -> None:
-    half = [(f"10.0.0.{i}", 32, 1, 1, 1) for i in range(40)]
-    datapath.apply(compiled(prefixes=half), 1)
-    with pytest.raises(KernelError, match="80 prefixes"):
-        datapath.apply(compiled(prefixes=half), 2)
-    assert datapath.revision == 1
-    datapath.apply(compiled(prefixes=half[:24]), 2)
-    datapath.apply(compiled(prefixes=half), 3)
-    assert len(datapath.handle.ipcache.read()[0]) == 64
+def test_each_slot_has_room_for_all_prefixes(datapath: PrivateDatapath) -> None:
+    """64 prefixes of which each makes two ranges, in both slots."""
+    most = [(f"10.0.{i}.0", 25, 1, 1, 1) for i in range(64)]
+    for revision in (1, 2):
+        datapath.apply(compiled(prefixes=most), revision)
+    for slot in (0, 1):
+        assert tables(datapath, slot)["ranges"]["identity"].sum() == 64
+
+
+class Deaf(np.ndarray):
+    """Takes no writes."""
+
+    def __setitem__(self, *_: Any) -> None: ...
 
 
 def test_a_table_that_reads_back_wrong_is_never_switched_to(
     datapath: PrivateDatapath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = compiled(prefixes=[("10.0.0.0", 8, 1, 1, 1)], rules=2)
-    monkeypatch.setattr(slots, "_replace", lambda *_: None)
+    tables = slots._tables
+    monkeypatch.setattr(slots, "_tables", lambda *given: [(live.view(Deaf), wanted) for live, wanted in tables(*given)])
     with pytest.raises(KernelError, match="read back"):
         datapath.apply(policy, 1)
     assert datapath.revision == 0

@@ -59,7 +59,7 @@ def test_arrays_of_a_small_policy() -> None:
     assert len(policy.port_rules) == 5
     assert {a.dtype for a in (policy.source_rules, policy.destination_rules, policy.port_rules)} == {np.dtype("<u8")}
     assert policy.slot.dtype == dtype(SLOT)
-    assert policy.slot.tolist() == (1, 1, 2, 15)
+    assert policy.slot.tolist() == (1, 0, 1, 2, 15)
 
 
 def test_words_for_numbers() -> None:
@@ -84,7 +84,7 @@ def test_words_for_numbers() -> None:
 
 def test_no_policy_allows_everything() -> None:
     policy = compile_policy(None, host=["10.0.0.1"])
-    assert policy.slot.tolist() == (1, 0, 1, 15)
+    assert policy.slot.tolist() == (1, 0, 0, 1, 15)
     assert policy.sizes() | {"bytes": 0} == {
         "rules": 0, "words": 1, "prefixes": 1, "source_classes": 1, "destination_classes": 1, "port_classes": 1,
         "bytes": 0,
@@ -96,7 +96,7 @@ def test_no_policy_allows_everything() -> None:
 
 def test_empty_policy_denies_everything() -> None:
     policy = compiled("version: 1")
-    assert policy.slot.tolist() == (1, 1, 2, 15)
+    assert policy.slot.tolist() == (1, 0, 1, 2, 15)
     assert judge(policy, "10.0.0.1", "10.0.0.2") == Judgement("deny", "default", "default", "world", "world")
 
 
@@ -171,18 +171,18 @@ CAPACITY = [
      "set RULES_MAX = 64 under [knobs] in the settings (2 now), and start the collector anew"),
     ({"CLASSES_MAX": 4}, "the policy needs 5 port classes, the kernel table has room for 4",
      "set CLASSES_MAX = 64 under [knobs] in the settings (4 now), and start the collector anew"),
-    ({"CLASSES_MAX": 1, "PREFIXES_MAX": 7}, "the policy needs 2 source classes, the kernel table has room for 1",
-     "set CLASSES_MAX = 64 and PREFIXES_MAX = 64 under [knobs] in the settings (1 and 7 now), and start the collector "
+    ({"CLASSES_MAX": 1, "PREFIXES_MAX": 3}, "the policy needs 2 source classes, the kernel table has room for 1",
+     "set CLASSES_MAX = 64 and PREFIXES_MAX = 64 under [knobs] in the settings (1 and 3 now), and start the collector "
      "anew"),
-    ({"PREFIXES_MAX": 7}, "the policy needs 4 prefixes, the kernel table has room for 3",
-     "set PREFIXES_MAX = 64 under [knobs] in the settings (7 now), and start the collector anew"),
+    ({"PREFIXES_MAX": 3}, "the policy needs 4 prefixes, the kernel table has room for 3",
+     "set PREFIXES_MAX = 64 under [knobs] in the settings (3 now), and start the collector anew"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("knobs", "message", "hint"), CAPACITY)
 def test_capacity(knobs: dict[str, int], message: str, hint: str) -> None:
     policy = compiled(POLICY)
-    policy.check_capacity({"RULES_MAX": 3, "CLASSES_MAX": 5, "PREFIXES_MAX": 8})
+    policy.check_capacity({"RULES_MAX": 3, "CLASSES_MAX": 5, "PREFIXES_MAX": 4})
     policy.check_capacity()
     with pytest.raises(PolicyError) as caught:
         policy.check_capacity(knobs)

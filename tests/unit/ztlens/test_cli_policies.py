@@ -55,7 +55,7 @@ def test_check_warns(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_refuses_what_the_kernel_has_no_room_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("small.toml").write_text("[knobs]\nPREFIXES_MAX = 2\n")
+    Path("small.toml").write_text("[knobs]\nPREFIXES_MAX = 1\n")
     found = answer(capsys, "--config", "small.toml", "policy", "check", "old.yaml", status=1)
     assert (found["ok"], found["errors"][0]["file"]) == (False, "old.yaml")
     assert found["errors"][0]["message"] == "the policy needs 2 prefixes, the kernel table has room for 1"
