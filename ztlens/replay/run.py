@@ -3,14 +3,13 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from schemas.messages import ReplayRecord
 from ztlens import times
 from ztlens.replay.publish import Output, Publisher
 from ztlens.replay.schedule import MAX, Schedule
-from ztlens.replay.windows import Part, Window
+from ztlens.replay.windows import Part, Window, ahead
 
 TOGETHER = 0.004
 """Seconds of the replay that go out at once: less than what a timer is worth, and batches stay batches."""
@@ -104,17 +103,3 @@ async def threaded(windows: Iterable[Window]) -> AsyncIterator[Window]:
     iterator = iter(windows)
     while (window := await asyncio.to_thread(next, iterator, None)) is not None:
         yield window
-
-
-async def ahead(windows: AsyncIterator[Window]) -> AsyncIterator[Window]:
-    """The same windows; the next one is being read while one is used."""
-    iterator = aiter(windows)
-    reading = asyncio.ensure_future(anext(iterator, None))
-    try:
-        while (window := await reading) is not None:
-            reading = asyncio.ensure_future(anext(iterator, None))
-            yield window
-    finally:
-        reading.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await reading

@@ -17,7 +17,7 @@ from schemas.messages import LossRecord, PolicyRecord
 from ztlens import show
 from ztlens.errors import Missing
 from ztlens.live import policy_records
-from ztlens.replay.windows import TARGET, Reader, Window
+from ztlens.replay.windows import TARGET, Reader, Window, ahead
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -57,7 +57,7 @@ class StreamWindows:
             await asyncio.to_thread(store.append, Commit(records=self._named(await policy_records(self._client))))
             reader = Reader(lambda: History.on_store(store), self._predicate)
             newest = 0
-            async for commit in self._commits():
+            async for commit in ahead(self._commits()):
                 await asyncio.to_thread(store.append, commit)
                 newest = max([newest, *(int(batch.columns["time"].max().astype("i8")) for batch in commit.batches)])
                 async for window in self._leave(store, reader, newest - LAG):

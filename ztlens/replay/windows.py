@@ -4,12 +4,13 @@ A window is a stretch of time. How long it is follows from how many verdicts the
 question took; one that holds far too many is cut and asked again.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -34,6 +35,7 @@ SLOW = 1.0
 REVISIONS = 64
 """Revisions whose names are kept; others are asked for again."""
 
+T = TypeVar("T")
 RingKey = tuple[str, str]
 """Node and ring."""
 _COLUMNS = ", ".join(f"s.{name}" for name, _ in VERDICT_COLUMNS)
@@ -257,3 +259,17 @@ def _between(since: int | None, until: int | None, table: str = "s.") -> str:
     bounds = [f"{table}time >= make_timestamp_ns({since})"] if since is not None else []
     bounds += [f"{table}time < make_timestamp_ns({until})"] if until is not None else []
     return " AND ".join(bounds) or "TRUE"
+
+
+async def ahead(given: AsyncIterator[T]) -> AsyncIterator[T]:
+    """The same; the next one is being made while one is used."""
+    iterator = aiter(given)
+    reading = asyncio.ensure_future(anext(iterator, None))
+    try:
+        while (one := await reading) is not None:
+            reading = asyncio.ensure_future(anext(iterator, None))
+            yield one
+    finally:
+        reading.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await reading

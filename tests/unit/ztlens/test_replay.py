@@ -17,9 +17,9 @@ from ztlens.errors import BadInput
 from ztlens.filters import Filters, predicate
 from ztlens.replay import run, windows
 from ztlens.replay.publish import Shown
-from ztlens.replay.run import Replay, ahead, threaded
+from ztlens.replay.run import Replay, threaded
 from ztlens.replay.schedule import MAX, Schedule, speed
-from ztlens.replay.windows import Names, Part, Reader, Window
+from ztlens.replay.windows import Names, Part, Reader, Window, ahead
 from ztlens.verdicts import COLUMNS, Printer, recorded
 
 MS = 1_000_000
