@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shlex
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -112,8 +113,8 @@ async def _publish(one: Replay, settings: Settings, what: _Asked, url: str, form
         cap = settings["live_cap"] if settings.given("live_cap") else CollectorSettings.live_cap
         publisher = Publisher(client, one.session, settings.node, forms, cap)
         windows = await _windows(stack, settings, what, url)
-        show.say(f"session {one.session}; to see it: ztlens observe --replay {one.session}")
-        await one.publish(_settled(windows), publisher)
+        line = f"session {one.session}; to see it: ztlens observe --replay {shlex.quote(one.session)}"
+        await one.publish(_begun(windows, line), publisher)
 
 
 async def _print(one: Replay, settings: Settings, what: _Asked, url: str, output: str) -> None:
@@ -143,13 +144,14 @@ async def _windows(stack: AsyncExitStack, settings: Settings, what: _Asked, url:
     return threaded(reader.windows(what.since, what.until))
 
 
-async def _settled(windows: AsyncIterator[Window]) -> AsyncIterator[Window]:
-    """The same, after all that is imported by then was put out of the garbage collector's sight: 35 ms a look."""
+async def _begun(windows: AsyncIterator[Window], line: str) -> AsyncIterator[Window]:
+    """The same; before the first `line` is said, and what is imported by then leaves the garbage collector's sight."""
     first = True
     async for window in windows:
         if first:
+            show.say(line)
             gc.collect()
-            gc.freeze()
+            gc.freeze()  # or it would be looked at now and then, 35 ms each time
             first = False
         yield window
 
