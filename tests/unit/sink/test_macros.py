@@ -66,10 +66,17 @@ def test_an_unknown_family_has_no_text(memory: Store) -> None:
     assert memory.cursor().execute("SELECT address_text(0::UBIGINT, 7::UBIGINT, 0)").fetchone() == (None,)
 
 
-@pytest.mark.parametrize("text", ["10.0.0.256", "10.0.0", "x", "10.0.0.-1"])
+NONSENSE = ("10.0.0.256", "10.0.0", "10.0.0.1.2", "x", "", "10.0.0.-1", "10.0.0.01", " 10.0.0.1", ":", ":1", "fd00:::1",
+            "a::b::c", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "::1:2:3:4:5:6:7:8", "12345::", "g::", "1_0::", "::1.2.3",
+            "10.0.0.1::", "fd00::1/64")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NONSENSE)
 def test_nonsense_is_no_address(memory: Store, text: str) -> None:
-    with pytest.raises(duckdb.ConversionException):
+    with pytest.raises(duckdb.InvalidInputException, match="is no address"):
         memory.cursor().execute("SELECT ip(?)", [text]).fetchall()
+    for network in ("10.0.0.0/8", "0.0.0.0/0", "fd00::/8"):
+        assert memory.cursor().execute("SELECT in_network(?, ?)", [text, network]).fetchall() == [(None,)]
 
 
 NETWORKS = ("0.0.0.0/0", "10.0.0.0/8", "10.1.2.0/23", "10.1.2.3", "10.1.2.3/32", "128.0.0.0/1", "10.1.3.9/24",
@@ -80,9 +87,57 @@ MEMBERS = ("10.1.2.3", "10.1.3.9", "10.255.0.1", "11.0.0.0", "200.1.1.1", "0.0.0
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_in_network_as_python_says(memory: Store, network: str) -> None:
+    """Of numbers and of text, with the network as a constant, which is worked out once, and as a value of a row."""
     inside = ipaddress.ip_network(network, strict=False)
     given = [ipaddress.ip_address(text) for text in MEMBERS]
-    table = pa.table({"text": MEMBERS, "family": pa.array([address.version for address in given], pa.uint8())})
+    table = pa.table({
+        "text": MEMBERS, "family": pa.array([address.version for address in given], pa.uint8()),
+        "network": [network] * len(MEMBERS),
+    })  # fmt: skip
     cursor = memory.cursor().register("given", table)
-    cursor.execute(f"SELECT text FROM given WHERE in_network(ip(text), family, '{network}')")
-    assert {text for (text,) in cursor.fetchall()} == {str(address) for address in given if address in inside}
+    expected = {str(address) for address in given if address in inside}
+    for condition in (f"in_network(ip(text), family, '{network}')", f"in_network(text, '{network}')",
+                      "in_network(ip(text), family, network)", "in_network(text, network)"):  # fmt: skip
+        cursor.execute(f"SELECT text FROM given WHERE {condition}")
+        assert {text for (text,) in cursor.fetchall()} == expected, condition
+
+
+def test_any_address_in_any_network(memory: Store) -> None:
+    rng = random.Random(1918)
+    pairs = []
+    for _ in range(3000):
+        length, kind = rng.choice(((32, ipaddress.IPv4Address), (128, ipaddress.IPv6Address)))
+        bits = rng.randrange(length + 1)
+        base = rng.getrandbits(length)
+        near = rng.getrandbits(length) >> rng.randrange(length)
+        pairs.append((str(kind(base ^ near)), f"{kind(base)}/{bits}"))
+    table = pa.table({"text": [text for text, _ in pairs], "network": [network for _, network in pairs]})
+    cursor = memory.cursor().register("given", table)
+    found = cursor.execute("SELECT text, network, in_network(text, network) FROM given").fetchall()
+    for text, network, inside in found:
+        assert inside == (ipaddress.ip_address(text) in ipaddress.ip_network(network, strict=False)), (text, network)
+    assert 500 < sum(inside for _, _, inside in found) < 2500
+
+
+@pytest.mark.parametrize(
+    ("text", "network", "inside"),
+    [
+        ("::ffff:10.1.2.3", "10.0.0.0/8", True), ("::FFFF:a01:203", "10.0.0.0/8", True),
+        ("0:0:0:0:0:ffff:10.1.2.3", "11.0.0.0/8", False), ("10.1.2.3", "::ffff:10.0.0.0/104", True),
+        ("::ffff:10.1.2.3", "::ffff:10.0.0.0/104", True), ("11.1.2.3", "::ffff:10.0.0.0/104", False),
+        ("::ffff:10.1.2.3", "::/0", False), ("10.1.2.3", "::/0", False), ("::a01:203", "10.0.0.0/8", False),
+        (None, "10.0.0.0/8", None), ("10.1.2.3", None, None),
+    ],
+)  # fmt: skip
+def test_a_mapped_address_is_the_one_it_stands_for(
+    memory: Store, text: str | None, network: str | None, inside: bool | None
+) -> None:
+    found = memory.cursor().execute("SELECT in_network($t::VARCHAR, $n::VARCHAR)", {"t": text, "n": network}).fetchone()
+    assert found == (inside,)
+
+
+@pytest.mark.parametrize("network", ["x", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/8/8", "::/129", "10.0.0/8", "", "/8"])
+def test_nonsense_is_no_network(memory: Store, network: str) -> None:
+    for sql in ("SELECT in_network('10.0.0.1', $n)", "SELECT in_network(1::UHUGEINT, 4, $n)"):
+        with pytest.raises(duckdb.InvalidInputException, match="is no network"):
+            memory.cursor().execute(sql, {"n": network}).fetchall()
