@@ -205,6 +205,10 @@ def _check_history(directory: Path, history: History, manifest: manifests.Manife
         if hashlib.sha256(row["yaml"].encode()).hexdigest() != row["hash"]:
             name = f"policies/{_plain(row['node'])}/{_plain(row['ring'])}/revision-{row['revision']}.yaml"
             out.problems.append((name, f"is not the text of the hash {row['hash']} in the record of the change"))
+    for table in manifest.tables():
+        rows = history.sql(f"SELECT count(*) AS n FROM store.{table}")["n"][0].as_py()
+        if rows != sum(file.rows for file in manifest.of_table(table)):
+            out.problems.append((table, f"shows {rows} rows, not those that {manifests.NAME} says"))
     out.verdicts = history.sql("SELECT count(*) AS n FROM store.verdicts")["n"][0].as_py()
     strange = history.sql(
         "SELECT count(*) AS n FROM store.verdicts AS v WHERE NOT EXISTS (FROM store.ranges AS r"

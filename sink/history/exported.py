@@ -6,7 +6,6 @@ list, so no new file can be made, and `sink.history.query` lets nothing through 
 
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import duckdb
@@ -15,6 +14,10 @@ from sink.errors import ExportError
 from sink.history import manifest as manifests
 from sink.history.manifest import BY_HOUR, File, Manifest
 from sink.store.database import lock, open_memory
+
+DAY = 86_400_000_000_000
+DAYS_MOST = 60
+"""Of a longer history several days are taken together: each part of a view costs time in every question."""
 
 
 class Exported:
@@ -50,7 +53,7 @@ class Exported:
             files = self.manifest.of_table(table)
             if not files:
                 continue
-            relation = " UNION ALL ".join(self._relation(part, columns) for part in _by_version(files))
+            relation = " UNION ALL ".join(self._spans(part, columns) for part in _by_version(files))
             if table in BY_HOUR:
                 connection.execute(f"DROP TABLE store.{table}")
                 connection.execute(f"CREATE VIEW store.{table} AS {relation}")
@@ -60,7 +63,25 @@ class Exported:
         connection.execute("SET allowed_paths = $paths", {"paths": allowed})
         lock(connection)
 
-    def _relation(self, files: list[File], columns: Iterable[tuple[str, str, str]]) -> str:
+    def _spans(self, files: list[File], columns: list[tuple[str, str, str]]) -> str:
+        """Files of one version, day by day: a question about a time opens the files of its days alone.
+
+        DuckDB sees that a day's bounds and the question's exclude each other; of single files it knows no bounds.
+        """
+        hours = [file.hour for file in files if file.hour is not None]
+        if not hours:
+            return self._relation(files, columns)
+        length = DAY * (1 + (max(hours) - min(hours)) // (DAY * DAYS_MOST))
+        spans: dict[int, list[File]] = {}
+        for file in files:
+            spans.setdefault((file.hour or 0) // length, []).append(file)
+        return " UNION ALL ".join(
+            f"(SELECT * FROM ({self._relation(part, columns)}) WHERE time >= make_timestamp_ns({number * length})"
+            f" AND time < make_timestamp_ns({(number + 1) * length}))"
+            for number, part in spans.items()
+        )
+
+    def _relation(self, files: list[File], columns: list[tuple[str, str, str]]) -> str:
         """Files of one version of the tables, as the columns of today's."""
         names = ", ".join(_text(str(self.directory / file.path)) for file in files)
         source = f"read_parquet([{names}], hive_partitioning = false)"

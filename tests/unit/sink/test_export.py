@@ -17,6 +17,7 @@ from schemas.verdict import STRIDE
 from sink.client import History
 from sink.errors import ExportError, QueryError, SinkError
 from sink.history import export as exporting
+from sink.history import exported
 from sink.history import manifest as manifests
 from sink.history.export import export
 from sink.history.manifest import BY_HOUR
@@ -79,13 +80,13 @@ def count(history: History, table: str = "verdicts") -> int:
 
 def test_it_answers_like_the_store(history: History, tmp_path: Path) -> None:
     done = export(history, tmp_path / "out")
-    with History.on_export(tmp_path / "out") as exported:
+    with History.on_export(tmp_path / "out") as copied:
         for question in QUESTIONS:
-            assert exported.sql(question).equals(history.sql(question)), question
-        assert exported.ledger() == history.ledger()
-        assert exported.ledger()["balanced"]
-        assert exported.recent(limit=7).equals(history.recent(limit=7))
-        assert exported.status()["database"]["rows"] == N
+            assert copied.sql(question).equals(history.sql(question)), question
+        assert copied.ledger() == history.ledger()
+        assert copied.ledger()["balanced"]
+        assert copied.recent(limit=7).equals(history.recent(limit=7))
+        assert copied.status()["database"]["rows"] == N
     assert done.manifest.nodes == ["n1"]
     assert sum(file.rows for file in done.manifest.of_table("verdicts")) == N
 
@@ -128,8 +129,8 @@ def test_a_second_export_adds_what_is_new(traffic: batches.Traffic, tmp_path: Pa
     grown = max(before.by_hour("verdicts"))
     assert next(file.rows for file in after.by_hour("verdicts")[grown]) > before.by_hour("verdicts")[grown][0].rows
     assert set(contents(tmp_path)) == {file.path for file in after.files} | {"manifest.json"}
-    with History.on_export(tmp_path) as exported:
-        assert exported.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
+    with History.on_export(tmp_path) as copied:
+        assert copied.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
 
 
 def test_what_the_store_deleted_stays_and_what_comes_late_is_added(store: Store, tmp_path: Path) -> None:
@@ -141,8 +142,8 @@ def test_what_the_store_deleted_stays_and_what_comes_late_is_added(store: Store,
     late = batches.verdict(flow_id=77_777, time=batches.START + 5)
     append(store, late, N + 10)
     export(history, tmp_path)
-    with History.on_export(tmp_path) as exported:
-        found = exported.sql(QUESTIONS[0])
+    with History.on_export(tmp_path) as copied:
+        found = copied.sql(QUESTIONS[0])
     assert found.num_rows == N + 1
     assert found.slice(0, N).equals(everything)
     assert found["flow_id"][N].as_py() == 77_777
@@ -154,19 +155,17 @@ def test_a_span(history: History, tmp_path: Path) -> None:
     since, until = FIRST + HOUR + HOUR // 3, FIRST + 2 * HOUR + 60_000_000_000
     export(history, tmp_path, since, until)
     span = f"WHERE time >= make_timestamp_ns({since}) AND time < make_timestamp_ns({until}) ORDER BY ring, position"
-    with History.on_export(tmp_path) as exported:
-        assert exported.sql(QUESTIONS[0]).equals(history.sql(f"SELECT * FROM verdicts {span}"))
-        assert exported.sql("FROM policy_revisions").equals(history.sql("FROM policy_revisions"))
-        assert exported.ledger() == history.ledger()
-        assert (
-            exported.sql("SELECT min(time) AS t FROM store.pairs_1m")["t"].cast(pa.int64())[0].as_py() >= FIRST + HOUR
-        )
+    with History.on_export(tmp_path) as copied:
+        assert copied.sql(QUESTIONS[0]).equals(history.sql(f"SELECT * FROM verdicts {span}"))
+        assert copied.sql("FROM policy_revisions").equals(history.sql("FROM policy_revisions"))
+        assert copied.ledger() == history.ledger()
+        assert copied.sql("SELECT min(time) AS t FROM store.pairs_1m")["t"].cast(pa.int64())[0].as_py() >= FIRST + HOUR
     known = manifests.read(tmp_path)
     assert (known.since, known.until) == (since, until)
     export(history, tmp_path)
     assert (manifests.read(tmp_path).since, manifests.read(tmp_path).until) == (None, None)
-    with History.on_export(tmp_path) as exported:
-        assert exported.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
+    with History.on_export(tmp_path) as copied:
+        assert copied.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
 
 
 def test_an_export_of_an_export(history: History, tmp_path: Path) -> None:
@@ -189,17 +188,36 @@ def test_rings_of_other_strides(tmp_path: Path) -> None:
     store.append(Commit(batches=[old]))
     history = History.on_store(store)
     export(history, tmp_path)
-    with History.on_export(tmp_path) as exported:
-        assert exported.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
-        assert exported.sql("SELECT DISTINCT position FROM verdicts WHERE ring = 'old'").num_rows == 30
+    with History.on_export(tmp_path) as copied:
+        assert copied.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
+        assert copied.sql("SELECT DISTINCT position FROM verdicts WHERE ring = 'old'").num_rows == 30
+
+
+def test_a_question_about_a_time_opens_the_files_of_its_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = memory_store()
+    append(store, batches.traffic(300, seconds=5 * 86_400.0).rows)
+    history = History.on_store(store)
+    export(history, tmp_path)
+    hours = manifests.read(tmp_path).by_hour("verdicts")
+    for most, days in ((60, 1), (2, 3)):
+        monkeypatch.setattr(exported, "DAYS_MOST", most)
+        with History.on_export(tmp_path) as found:
+            assert found.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
+            last = max(hours)
+            since = f"SELECT count(*) AS n FROM store.verdicts WHERE time >= make_timestamp_ns({last})"
+            assert found.sql(since).to_pylist() == [{"n": sum(file.rows for file in hours[last])}]
+            plan = found.sql(f"EXPLAIN {since}")["explain_value"][0].as_py()
+            assert plan.count("Function:") == 1
+            every = found.sql("EXPLAIN SELECT count(*) FROM store.verdicts WHERE position > 0")["explain_value"][0]
+            assert every.as_py().count("Function:") == len({hour // (days * 24 * HOUR) for hour in hours})
 
 
 def test_an_empty_history(tmp_path: Path) -> None:
     history = History.on_store(memory_store())
     export(history, tmp_path)
-    with History.on_export(tmp_path) as exported:
+    with History.on_export(tmp_path) as copied:
         for question in QUESTIONS:
-            assert exported.sql(question).equals(history.sql(question)), question
+            assert copied.sql(question).equals(history.sql(question)), question
 
 
 def test_pieces_are_bounded(history: History, tmp_path: Path) -> None:
@@ -208,8 +226,8 @@ def test_pieces_are_bounded(history: History, tmp_path: Path) -> None:
         meta = pq.read_metadata(tmp_path / file.path)
         sizes = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
         assert max(sizes) <= 500 and len(sizes) >= file.rows // 500
-    with History.on_export(tmp_path) as exported:
-        assert exported.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
+    with History.on_export(tmp_path) as copied:
+        assert copied.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
 
 
 def test_roll_ups_made_meanwhile(traffic: batches.Traffic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,9 +252,9 @@ def test_roll_ups_made_meanwhile(traffic: batches.Traffic, tmp_path: Path, monke
             return history.batches(sql, *asked)
 
     export(Meanwhile(), tmp_path)
-    with History.on_export(tmp_path) as exported:
+    with History.on_export(tmp_path) as copied:
         for question in ("FROM store.pairs_1m ORDER BY ALL", "FROM store.rolled", "FROM store.open_flows ORDER BY ALL"):
-            assert exported.sql(question).equals(history.sql(question)), question
+            assert copied.sql(question).equals(history.sql(question)), question
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
@@ -286,15 +304,15 @@ def test_interrupted_it_leaves_what_was_there(store: Store, tmp_path: Path, monk
             patched.setattr(module, name, fail)
             with pytest.raises(OSError, match="No space left"):
                 export(history, tmp_path)
-        with History.on_export(tmp_path) as exported:
-            assert exported.sql(QUESTIONS[0]).equals(before)
+        with History.on_export(tmp_path) as copied:
+            assert copied.sql(QUESTIONS[0]).equals(before)
     (tmp_path / ".export-killed").mkdir()
     (tmp_path / ".export-killed" / "1.parquet").write_bytes(b"half")
     export(history, tmp_path)
     known = manifests.read(tmp_path)
     assert set(contents(tmp_path)) == {file.path for file in known.files} | {"manifest.json"}
-    with History.on_export(tmp_path) as exported:
-        assert exported.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
+    with History.on_export(tmp_path) as copied:
+        assert copied.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
 
 
 def changed(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -355,15 +373,15 @@ def test_older_and_newer_tables(history: History, tmp_path: Path) -> None:
                 file["tables_version"] = 9 if file["path"] == hours[0].path else 0
 
     changed(tmp_path, change)
-    with History.on_export(tmp_path) as exported:
+    with History.on_export(tmp_path) as copied:
         columns = "SELECT * EXCLUDE (tcp_flags_reply) FROM verdicts ORDER BY ring, position"
-        assert exported.sql(columns).equals(history.sql(columns))
+        assert copied.sql(columns).equals(history.sql(columns))
         empty = "SELECT count(*) AS n FROM verdicts WHERE tcp_flags_reply IS NULL"
-        assert exported.sql(empty)["n"][0].as_py() == hours[1].rows
-        assert exported.sql("SELECT name, text FROM rules ORDER BY id").to_pylist() == [
+        assert copied.sql(empty)["n"][0].as_py() == hours[1].rows
+        assert copied.sql("SELECT name, text FROM rules ORDER BY id").to_pylist() == [
             {"name": "web-to-db", "text": None}, {"name": "rest", "text": None},
         ]  # fmt: skip
-        assert exported.sql("FROM retention").num_rows == 0
+        assert copied.sql("FROM retention").num_rows == 0
 
 
 # -- read-only in depth ------------------------------------------------------------------------------------------------
@@ -409,18 +427,18 @@ def test_no_way_out(history: History, tmp_path: Path) -> None:
     pq.write_table(pa.table({"password": ["hunter2"]}), tmp_path / "other.parquet")
     file = directory / manifests.read(directory).of_table("verdicts")[0].path
     before = contents(tmp_path)
-    with History.on_export(directory) as exported:
+    with History.on_export(directory) as copied:
         for sql in ESCAPES:
             with pytest.raises(SinkError) as caught:
-                exported.sql(sql.format(dir=directory, other=tmp_path / "other.parquet", file=file))
+                copied.sql(sql.format(dir=directory, other=tmp_path / "other.parquet", file=file))
             assert caught.value.exit_status in (2, 3) and "hunter2" not in str(caught.value), sql
-            assert count(exported) == N, sql
+            assert count(copied) == N, sql
             assert contents(tmp_path) == before, sql
 
 
 def test_explaining_is_allowed(history: History, tmp_path: Path) -> None:
     export(history, tmp_path)
-    with History.on_export(tmp_path) as exported:
-        assert exported.sql("EXPLAIN ANALYZE SELECT 'enable_logging' AS x, $$a -- b$$ FROM flows").num_rows == 1
+    with History.on_export(tmp_path) as copied:
+        assert copied.sql("EXPLAIN ANALYZE SELECT 'enable_logging' AS x, $$a -- b$$ FROM flows").num_rows == 1
         with pytest.raises(QueryError):
-            exported.sql("EXPLAIN ANALYZE")
+            copied.sql("EXPLAIN ANALYZE")
