@@ -14,7 +14,7 @@ from policy.check import check
 from policy.compile import Compiled, compile_policy
 from policy.errors import PolicyError
 from policy.evaluate import port_places
-from policy.model import Policy, PortSpan, ports_text
+from policy.model import Policy, PortSpan, port_words
 from policy.parse import parse
 from policy.space import REACHABLE, bits_of
 from policy.suggestion import Draft, written
@@ -32,9 +32,9 @@ class Part:
     and the addresses of either end that no such tuple has."""
 
     name: str
-    source: str
-    destination: str
-    ports: str
+    source: tuple[str, ...]
+    destination: tuple[str, ...]
+    ports: tuple[str, ...]
     flows: int
     packets: int
     bytes: int
@@ -156,7 +156,8 @@ def _parts(tuples: Tuples, compiled: Compiled, units: Units, drafts: list[Draft]
         met = [sum(room[end][f] for f in REACHABLE if room[1 - end][f] and reach[f]) for end in (0, 1)]
         flows, packets, size = (int(getattr(tuples, name)[some].sum()) for name in SUMS)
         yield Part(
-            rule.name, str(rule.source), str(rule.destination), ports_text(rule.ports), flows, packets, size,
+            rule.name, tuple(map(str, rule.source.terms)), tuple(map(str, rule.destination.terms)),
+            tuple(port_words(rule.ports)), flows, packets, size,
             int(tuples.first_seen[some].min()), int(tuples.last_seen[some].max()),
             met[0] - len(np.unique(src[some])), met[1] - len(np.unique(dst[some])), allowed - len(some),
         )  # fmt: skip

@@ -59,9 +59,7 @@ def audit(
     if identities not in IDENTITIES:
         raise BadInput(f"--identities {identities!r}", "one of " + ", ".join(IDENTITIES))
     failing = _failing(fail_on or [])
-    begin, end = (times.nanoseconds(times.moment(text)) if text else None for text in (since, until))
-    if begin is not None and end is not None and begin >= end:
-        raise BadInput("--until is not later than --since", "name a span that has a length")
+    begin, end = span(since, until)
     from sink.history.audit import RUNNING, Question
 
     question = Question(
@@ -69,7 +67,7 @@ def audit(
         against=RUNNING if against == RUNNING else _policy(against) if against else None,
         identities="now" if identities == "now" else "day",
     )  # fmt: skip
-    with lookup.history(settings, source) as history, _waiting():
+    with lookup.history(settings, source) as history, waiting("judging what was recorded"):
         found = history.audit(question)
     if output == "json":
         show.document(found)
@@ -80,6 +78,14 @@ def audit(
         told = ", ".join(f"{len(found[name])} {name.replace('_', ' ')}" for name in failed)
         show.say(str(explain(CliError(f"the audit has entries: {told}", "they are what --fail-on forbids", NO))))
         raise typer.Exit(NO)
+
+
+def span(since: str, until: str) -> tuple[int | None, int | None]:
+    """Two options as ns since 1970; None: not given. Raises BadInput."""
+    begin, end = (times.nanoseconds(times.moment(text)) if text else None for text in (since, until))
+    if begin is not None and end is not None and begin >= end:
+        raise BadInput("--until is not later than --since", "name a span that has a length")
+    return begin, end
 
 
 def _failing(given: list[str]) -> list[str]:
@@ -101,7 +107,7 @@ def _policy(source: str) -> "Text":
 
 
 @contextmanager
-def _waiting() -> Iterator[None]:
+def waiting(what: str) -> Iterator[None]:
     """How long it has taken, on stderr, where a person is waiting."""
     if not show.on_terminal(sys.stderr):
         yield
@@ -109,7 +115,7 @@ def _waiting() -> Iterator[None]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("judging what was recorded"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn(what), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         progress.add_task("")
         yield
@@ -147,13 +153,13 @@ def _row(entry: dict[str, Any]) -> list[object]:
     if entry["crossing"]:
         notes.append(f"{entry['crossing']:,} begun before")
     return [
-        entry["src_identity"], entry["dst_identity"], _port(entry["proto"], entry["dport"]), entry["rule_before"],
+        entry["src_identity"], entry["dst_identity"], port_word(entry["proto"], entry["dport"]), entry["rule_before"],
         entry["rule_after"], entry["flows"], entry["packets"], entry["bytes"], _moment(entry["first_seen"]),
         _moment(entry["last_seen"]), ", ".join(notes),
     ]  # fmt: skip
 
 
-def _port(proto: str, port: int) -> str:
+def port_word(proto: str, port: int) -> str:
     """In the words of policy.yaml."""
     if proto in ("icmp", "icmpv6"):
         return f"{proto}:{port}"

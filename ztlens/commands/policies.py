@@ -157,15 +157,11 @@ def diff(
     with _about_the_question():
         found = difference(policies[0], policies[1], rules=rules)
     if output == "json":
-        show.document({"a": a, "b": b, "same": found.same, "rows": [_row(row) for row in found.rows],
+        show.document({"a": a, "b": b, "same": found.same, "rows": [row_document(row) for row in found.rows],
                        "builtins_on": found.builtins_on, "builtins_off": found.builtins_off})  # fmt: skip
     else:
         if found.rows:
-            show.table(
-                ("access", "before", "after", "from", "to", "ports", "rule before", "rule after"),
-                ((r.access, r.before, r.after, _brief(r.source), _brief(r.destination), _brief(r.ports),
-                  r.example.rule_before, r.example.rule_after) for r in found.rows),
-            )  # fmt: skip
+            rows_table(found.rows)
         for names, what in ((found.builtins_on, "on"), (found.builtins_off, "off")):
             print(*(f"builtin:{name} is turned {what}" for name in names), sep="\n", end="\n" if names else "")
         if found.same:
@@ -174,7 +170,17 @@ def diff(
         raise typer.Exit(NO)
 
 
-def _row(row: "Row") -> dict[str, Any]:
+def rows_table(rows: "list[Row]") -> None:
+    """Rows for people."""
+    show.table(
+        ("access", "before", "after", "from", "to", "ports", "rule before", "rule after"),
+        ((r.access, r.before, r.after, _brief(r.source), _brief(r.destination), _brief(r.ports),
+          r.example.rule_before, r.example.rule_after) for r in rows),
+    )  # fmt: skip
+
+
+def row_document(row: "Row") -> dict[str, Any]:
+    """A row as JSON."""
     example = row.example
     return {
         "access": row.access, "before": row.before, "after": row.after,

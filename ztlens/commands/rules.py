@@ -7,7 +7,7 @@ import typer
 
 from ztlens import show, ssh, times
 from ztlens.command import installation
-from ztlens.commands import policies
+from ztlens.commands import policies, suggest
 from ztlens.commands.history import check_output
 from ztlens.commands.policies import Output, PolicyFile, read
 from ztlens.config import Settings
@@ -30,6 +30,7 @@ def add(app: typer.Typer) -> None:
             print(context.get_help())
 
     policies.add(policy)
+    suggest.add(policy)
     installation(policy, "apply")(apply)
     installation(policy, "confirm")(confirm)
     installation(policy, "show")(shown)
