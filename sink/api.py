@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -51,6 +51,7 @@ AUDIT_MAX = 4 * MAX_BYTES
 REOPENING = 5.0
 """Seconds a question waits for a store that is being opened anew (after a full disk)."""
 Progress = Callable[[int], None]
+Q = TypeVar("Q")
 _HTTP_STATUS: tuple[tuple[type[SinkError], int], ...] = ((QueryError, 400), (BusyError, 503), (SinkError, 500))
 _TYPES = {"arrow": "application/vnd.apache.arrow.stream", "json": "application/json", "csv": "text/csv; charset=utf-8"}
 
@@ -66,6 +67,14 @@ class Question(msgspec.Struct):
 def _refusal(error: SinkError) -> JSONResponse:
     status = next(status for kind, status in _HTTP_STATUS if isinstance(error, kind))
     return JSONResponse({"error": str(error), "hint": error.hint, "exit": error.exit_status}, status)
+
+
+def _decoded(body: bytes, kind: type[Q], what: str, hint: str) -> Q:
+    """A question. Raises QueryError."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise QueryError(f"{what}: {error}", hint) from error
 
 
 class _Pipe(io.RawIOBase):
@@ -271,11 +280,11 @@ class Api:
             raise QueryError(str(error), error.hint) from error
 
     def _audit(self, body: bytes, progress: Progress) -> dict[str, Any]:
-        question = msgspec.json.decode(body, type=audit.Question)
+        question = _decoded(body, audit.Question, "not an audit", 'send {"candidate": {"text": …}}')
         return audit.audit(self._store.cursor(), question, self._settings.audit_timeout, progress)
 
     def _suggest(self, body: bytes, progress: Progress) -> dict[str, Any]:
-        question = msgspec.json.decode(body, type=suggest.Question)
+        question = _decoded(body, suggest.Question, "not a question of a suggestion", 'send {"generality": "service"}')
         return suggest.suggested(self._store.cursor(), question, self._settings.audit_timeout, progress)
 
     async def status(self, request: Request) -> Response:

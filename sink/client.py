@@ -22,6 +22,7 @@ from sink.history.query import Answer, Parameters
 from sink.store.database import open_reader
 
 if TYPE_CHECKING:
+    from sink.history import suggest
     from sink.history.audit import Document, Question
 
 _WHOLE = pa.decimal128(38, 0)
@@ -45,6 +46,7 @@ class _Source(Protocol):
     def status(self) -> dict[str, Any]: ...
     def ledger(self, since: int | None) -> dict[str, Any]: ...
     def audit(self, question: "Question") -> "Document": ...
+    def suggest(self, question: "suggest.Question") -> "Document": ...
     def close(self) -> None: ...
 
 
@@ -101,9 +103,15 @@ class _Socket:
         return self._document("/api/v1/ledger", **({} if since is None else {"since": since}))
 
     def audit(self, question: "Question") -> "Document":
+        return self._asked("/api/v1/audit", question)
+
+    def suggest(self, question: "suggest.Question") -> "Document":
+        return self._asked("/api/v1/suggest", question)
+
+    def _asked(self, url: str, question: msgspec.Struct) -> "Document":
         patience = httpx.Timeout(10.0, read=None)  # the sink knows how long it may take
         body = msgspec.json.encode(question)
-        with self._answer("POST", "/api/v1/audit", content=body, timeout=patience) as answer:
+        with self._answer("POST", url, content=body, timeout=patience) as answer:
             out: dict[str, Any] = json.loads(answer.read())
             return out
 
@@ -175,6 +183,11 @@ class _Database:
         from sink.history.audit import audit  # noqa: PLC0415 (the policy engine: most questions need none)
 
         return audit(self._connection.cursor(), question, self._timeout)
+
+    def suggest(self, question: "suggest.Question") -> "Document":
+        from sink.history.suggest import suggested  # noqa: PLC0415
+
+        return suggested(self._connection.cursor(), question, self._timeout)
 
     def close(self) -> None:
         if self._path:
@@ -283,6 +296,10 @@ class History:
     def audit(self, question: "Question") -> "Document":
         """The document of `ztlens audit -o json`. Raises PolicyError, too; a sink's is a QueryError."""
         return self._source.audit(question)
+
+    def suggest(self, question: "suggest.Question") -> "Document":
+        """The document of `ztlens policy suggest -o json`. Raises PolicyError, too; a sink's is a QueryError."""
+        return self._source.suggest(question)
 
     def close(self) -> None:
         """Let go of socket or file."""
