@@ -99,8 +99,10 @@ def compile_rules(rules: Rules) -> SimpleNamespace:
     for i, r in enumerate(rules.rules):
         table[i] = (Decision.ALLOW if r.allow else Decision.DENY, r.report_only, 0, r.sample)
     slot = np.zeros(1, dtype(SLOT))
-    slot[0] = (words, rules.has_policy, rules.default, rules.builtins)
+    slot["words"], slot["has_policy"] = words, rules.has_policy
+    slot["default_decision"], slot["builtins"] = rules.default, rules.builtins
+    order = sorted(range(len(networks)), key=lambda i: (networks[i].version, networks[i]))
     return SimpleNamespace(
-        prefixes=prefixes, ports=ports, source_rules=sides[0], destination_rules=sides[1], port_rules=by_port,
+        prefixes=prefixes[order], ports=ports, source_rules=sides[0], destination_rules=sides[1], port_rules=by_port,
         rules=table, slot=slot[0],
     )  # fmt: skip
