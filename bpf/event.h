@@ -74,6 +74,20 @@ static __always_inline int ring_is_half_full(const struct totals *totals)
 	return (totals->produced - totals->consumed) * EVENT_STRIDE > RING_BYTES / 2;
 }
 
+static __always_inline void sample_lost(u64 verdict)
+{
+	counter_add_atomic(COUNTER_SAMPLES_LOST, 1);
+	if (is_denied(verdict))
+		counter_add_atomic(COUNTER_SAMPLES_LOST_DENIED, 1);
+}
+
+static __always_inline void sample_held_back(u64 verdict)
+{
+	counter_add_atomic(COUNTER_SAMPLES_HELD_BACK, 1);
+	if (is_denied(verdict))
+		counter_add_atomic(COUNTER_SAMPLES_HELD_BACK_DENIED, 1);
+}
+
 /* Emits `kinds` (DUE_* bits) of a flow, oldest first. Due ones are claimed by clearing their bit, so that two CPUs
  * never emit the same. `p` is the packet at hand, NULL in a sweep. Returns the kinds that could not be emitted. */
 static __always_inline u32 flow_emit(struct flow *flow, const struct flow_key *key, const struct packet *p,
@@ -95,10 +109,11 @@ static __always_inline u32 flow_emit(struct flow *flow, const struct flow_key *k
 
 		if (!(kinds & kind))
 			continue;
+		verdict = *(volatile u64 *)&flow->verdict;
 		if (kind == DUE_SAMPLE) {
 			counter_add_atomic(COUNTER_EVENTS_DUE, 1);
 			if (ring_is_half_full(totals)) {
-				counter_add_atomic(COUNTER_SAMPLES_LOST, 1);
+				sample_lost(verdict);
 				continue;
 			}
 		} else {
@@ -108,17 +123,22 @@ static __always_inline u32 flow_emit(struct flow *flow, const struct flow_key *k
 			}
 			if (!(__sync_fetch_and_and(&flow->due, ~kind) & kind))
 				continue; /* another CPU is emitting it */
+			verdict = *(volatile u64 *)&flow->verdict; /* not older than the claim */
 		}
 		if (kind == DUE_END)
 			p = NULL; /* it tells of the packets before this one */
-		verdict = *(volatile u64 *)&flow->verdict;
 		if (!event_allowed(cpu, config, now, is_denied(verdict), kind == DUE_SAMPLE)) {
 			event = NULL;
-			counter_add_atomic(kind == DUE_SAMPLE ? COUNTER_SAMPLES_HELD_BACK : COUNTER_BUDGET_EMPTY, 1);
+			if (kind == DUE_SAMPLE)
+				sample_held_back(verdict);
+			else
+				counter_add_atomic(COUNTER_BUDGET_EMPTY, 1);
 		} else {
 			event = ring_reserve();
-			if (!event)
-				counter_add_atomic(kind == DUE_SAMPLE ? COUNTER_SAMPLES_LOST : COUNTER_RESERVE_FAILED, 1);
+			if (!event && kind == DUE_SAMPLE)
+				sample_lost(verdict);
+			else if (!event)
+				counter_add_atomic(COUNTER_RESERVE_FAILED, 1);
 		}
 		if (!event) {
 			if (kind != DUE_SAMPLE) {
@@ -195,16 +215,16 @@ static __always_inline void untracked_emit(const struct packet *p, const struct 
 		return;
 	counter_add_atomic(COUNTER_EVENTS_DUE, 1);
 	if (ring_is_half_full(totals)) {
-		counter_add_atomic(COUNTER_SAMPLES_LOST, 1);
+		sample_lost(answer->verdict);
 		return;
 	}
 	if (!event_allowed(cpu, config, p->now, is_denied(answer->verdict), 1)) {
-		counter_add_atomic(COUNTER_SAMPLES_HELD_BACK, 1);
+		sample_held_back(answer->verdict);
 		return;
 	}
 	event = ring_reserve();
 	if (!event) {
-		counter_add_atomic(COUNTER_SAMPLES_LOST, 1);
+		sample_lost(answer->verdict);
 		return;
 	}
 	__builtin_memset(event, 0, sizeof(*event));

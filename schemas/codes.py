@@ -119,6 +119,8 @@ class Counter(IntEnum):
     SAMPLES_HELD_BACK = 12  # samples not emitted: over budget
     RESERVE_FAILED = 13  # attempts that found the ring full; the event stays due
     BUDGET_EMPTY = 14  # attempts that found no token; the event stays due
+    SAMPLES_LOST_DENIED = 15  # of SAMPLES_LOST those whose decision was deny
+    SAMPLES_HELD_BACK_DENIED = 16  # of SAMPLES_HELD_BACK those whose decision was deny
 
 
 class FlowClass(IntEnum):

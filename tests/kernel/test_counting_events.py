@@ -154,6 +154,7 @@ class TestRing:
         assert bench.emitted() == HALF + 1
         bench.send(ether(ip(A, B, proto=17)), repeat=5)  # a sample of an untracked packet not
         assert bench.counters()["samples_lost"] == 205 - HALF
+        assert bench.counters()["samples_lost_denied"] == 5
         bench.check()
         bench.hold = False
         assert len(bench.events()) == HALF + 1
@@ -214,6 +215,7 @@ class TestBudget:
         malformed = bench.send(ether(ip(A, B, proto=17)), self.FULL)
         assert (malformed.action, malformed.events) == (DROP, [])
         assert bench.counters()["samples_held_back"] == 151
+        assert bench.counters()["samples_held_back_denied"] == 1
         assert bench.send(udp(2).there(), self.FULL).kinds == ["new"]
         bench.check()
 
