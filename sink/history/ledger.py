@@ -60,6 +60,39 @@ SELECT node, ring, time, last, final, closed, mode, revision, parsed, judged, fl
 FROM balances ORDER BY first_stored, node, ring"""
 """The view `ledger`. A ring without any loss record has NULLs and is not balanced."""
 
+
+def _missed(kind: str, decision: str, events: str) -> str:
+    return f"""SELECT since, time AS until, ring, '{kind}' AS kind, {decision} AS decision, {events} AS events
+        FROM steps WHERE {events} > 0"""
+
+
+def _step(counter: str) -> str:
+    """What a counter grew by since the ring's record before; NULL from a node that does not know it."""
+    return f"(counters['{counter}'] - coalesce(lag(counters['{counter}']) OVER w, 0))::BIGINT"
+
+
+LOST = f"""CREATE OR REPLACE VIEW lost_events AS WITH steps AS (
+    SELECT ring, time, lag(time) OVER w AS since, {_step("samples_lost")} AS lost,
+        {_step("samples_lost_denied")} AS lost_denied, {_step("samples_held_back")} AS held_back,
+        {_step("samples_held_back_denied")} AS held_back_denied
+    FROM store.loss WINDOW w AS (PARTITION BY ring ORDER BY time)
+), missed AS ({
+    " UNION ALL ".join(
+        _missed(kind, decision, events)
+        for kind in ("lost", "held_back")
+        for decision, events in (
+            ("'deny'", f"{kind}_denied"),
+            ("'allow'", f"{kind} - {kind}_denied"),
+            ("NULL", f"CASE WHEN {kind}_denied IS NULL THEN {kind} END"),
+        )
+    )
+})
+SELECT m.since, m.until, r.node, r.ring, m.kind, m.decision, m.events
+    FROM missed AS m JOIN store.rings AS r ON r.id = m.ring
+UNION ALL SELECT NULL, g.time, r.node, r.ring, 'gap', NULL, ((g.past - g.first) // r.stride)::BIGINT
+    FROM store.gaps AS g JOIN store.rings AS r ON r.id = g.ring"""
+"""The view `lost_events`: how many, when, of which decision. `since` to `until`: the two records between which."""
+
 _COLUMNS = (
     "node", "ring", "time", "final", "closed", "mode", "parsed", "judged", "flows", "untracked", "due", "emitted",
     "pending", "lost", "held_back", "published", "stored", "in_flight", "packets_balanced", "events_balanced",
@@ -91,18 +124,30 @@ def ledger(cursor: duckdb.DuckDBPyConnection, since: int | None = None) -> dict[
     for node, ring, first, past, time, cause in cursor.fetchall():
         gap = {"first": first, "past": past, "count": past - first, "time": rfc3339(time), "cause": cause}
         gaps.setdefault((node, ring), []).append(gap)
+    cursor.execute(
+        "SELECT node, ring, kind, decision, sum(events)::BIGINT, epoch_ns(min(since)), epoch_ns(max(until))"
+        " FROM lost_events WHERE kind <> 'gap' GROUP BY ALL ORDER BY kind, decision"
+    )
+    losses: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for node, ring, kind, decision, events, first, last in cursor.fetchall():
+        loss = {"kind": kind, "decision": decision, "events": events, "since": rfc3339(first), "until": rfc3339(last)}
+        losses.setdefault((node, ring), []).append(loss)
     return {
         "balanced": all(row["balanced"] for row in found),
-        "rings": [_ring(row, gaps.get((row["node"], row["ring"]), [])) for row in found],
+        "rings": [
+            _ring(row, gaps.get((row["node"], row["ring"]), []), losses.get((row["node"], row["ring"]), []))
+            for row in found
+        ],
     }
 
 
-def _ring(row: dict[str, Any], gaps: list[dict[str, Any]]) -> dict[str, Any]:
+def _ring(row: dict[str, Any], gaps: list[dict[str, Any]], losses: list[dict[str, Any]]) -> dict[str, Any]:
     events = ("due", "emitted", "pending", "lost", "held_back", "published", "stored", "in_flight")
     return {
         "node": row["node"], "ring": row["ring"], "time": rfc3339(row["time"]), "final": row["final"],
         "closed": row["closed"], "mode": row["mode"], "balanced": row["balanced"],
         "packets": {name: row[name] for name in ("parsed", "judged", "flows", "untracked")}
         | {"balanced": row["packets_balanced"]},
-        "events": {name: row[name] for name in events} | {"gaps": gaps, "balanced": row["events_balanced"]},
+        "events": {name: row[name] for name in events}
+        | {"gaps": gaps, "losses": losses, "balanced": row["events_balanced"]},
     }  # fmt: skip

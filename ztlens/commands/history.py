@@ -197,4 +197,11 @@ def _ledger_table(account: dict[str, Any]) -> None:
         ["node", "ring", "parsed", "judged", "flows", "untracked", "due", "emitted", "pending", "lost", "held back",
          "published", "stored", "gaps", "balanced"], rows,
     )  # fmt: skip
+    for ring in account["rings"]:
+        for loss in ring["events"]["losses"]:
+            kind, decision = loss["kind"].replace("_", " "), loss["decision"] or "decision not told"
+            when = f"{loss['since'] or 'the beginning'} to {loss['until']}"
+            print(f"{ring['node']} {ring['ring']}: {loss['events']:,} samples {kind} ({decision}), {when}")
+        for gap in ring["events"]["gaps"]:
+            print(f"{ring['node']} {ring['ring']}: gap of {gap['count']:,} events, seen {gap['time']}: {gap['cause']}")
     print("balanced" if account["balanced"] else "not balanced")

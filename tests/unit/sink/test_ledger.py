@@ -8,6 +8,7 @@ import pytest
 from schemas.messages import FlowSums
 from schemas.verdict import STRIDE
 from sink.client import History
+from sink.history.ledger import rfc3339
 from sink.store import Commit, Store, prepare
 from tests.support import batches
 from tests.support.rollups import keep
@@ -47,7 +48,10 @@ def test_a_closed_ring_that_balances(memory: Store) -> None:
     }  # fmt: skip
     assert found["events"] == {
         "due": N + 7, "emitted": N, "pending": 0, "lost": 5, "held_back": 2, "published": N, "stored": N,
-        "in_flight": 0, "gaps": [], "balanced": True,
+        "in_flight": 0, "gaps": [], "balanced": True, "losses": [
+            {"kind": kind, "decision": decision, "events": events, "since": None, "until": rfc3339(batches.CLOCK)}
+            for kind, decision, events in [("held_back", "allow", 2), ("lost", "allow", 3), ("lost", "deny", 2)]
+        ],
     }  # fmt: skip
 
 
@@ -154,3 +158,39 @@ def test_the_view_has_a_row_a_ring(memory: Store, rows: Rows) -> None:
     (found,) = rows(memory, "SELECT node, ring, parsed, stored, gap_events, in_flight, balanced FROM ledger")
     assert found == {"node": "n1", "ring": "r1", "parsed": TRAFFIC.packets, "stored": N, "gap_events": 0,
                      "in_flight": 0, "balanced": True}  # fmt: skip
+
+
+def test_losses_say_how_many_when_and_of_which_decision(memory: Store, rows: Rows) -> None:
+    second = 10**9
+    for at, lost, held_back in ((0, 0, 0), (1, 4, 0), (2, 4, 0), (3, 10, 7)):
+        memory.append(Commit(records=[
+            batches.loss_record(0, time=batches.CLOCK + at * second, lost=lost, held_back=held_back)
+        ]))  # fmt: skip
+    ring = memory.state.rings["n1", "r1"]
+    memory.declare_gaps([(ring, 0, 3 * STRIDE, "a test")])
+    told = rows(
+        memory,
+        f"""SELECT (epoch_ns(since) - {batches.CLOCK}) // {second} AS since, kind, decision, events,
+        (epoch_ns(until) - {batches.CLOCK}) // {second} AS until FROM lost_events WHERE kind <> 'gap' ORDER BY ALL""",
+    )
+    assert [tuple(row.values()) for row in told] == [
+        (0, "lost", "allow", 2, 1), (0, "lost", "deny", 2, 1), (2, "held_back", "allow", 7, 3),
+        (2, "lost", "allow", 3, 3), (2, "lost", "deny", 3, 3),
+    ]  # fmt: skip
+    assert rows(memory, "SELECT since, kind, decision, events FROM lost_events WHERE kind = 'gap'") == [
+        {"since": None, "kind": "gap", "decision": None, "events": 3}
+    ]
+    (document,) = ledger(memory)["rings"]
+    assert [(loss["kind"], loss["decision"], loss["events"]) for loss in document["events"]["losses"]] == [
+        ("held_back", "allow", 7), ("lost", "allow", 5), ("lost", "deny", 5),
+    ]  # fmt: skip
+
+
+def test_a_node_that_does_not_tell_the_decision(memory: Store) -> None:
+    record = batches.loss_record(0, lost=6)
+    del record.counters["samples_lost_denied"]
+    memory.append(Commit(records=[record]))
+    (document,) = ledger(memory)["rings"]
+    assert [(loss["kind"], loss["decision"], loss["events"]) for loss in document["events"]["losses"]] == [
+        ("lost", None, 6)
+    ]
