@@ -1,13 +1,16 @@
 """The query API: HTTP on a Unix socket, 0600. Questions are answered while the store is being written.
 
-    POST /api/v1/sql      {"sql": …, "parameters": […] or {…}, "format": "arrow" | "json" | "csv"}
+    POST /api/v1/sql      {"sql": …, "parameters": […] or {…}, "format": "arrow" | "json" | "csv", "streamed": false}
     POST /api/v1/audit    sink.history.audit.Question as JSON
     POST /api/v1/suggest  sink.history.suggest.Question as JSON
     GET  /api/v1/status
     GET  /api/v1/ledger?since=<ns since 1970>
 
-An error is {"error": one line, "hint": one line, "exit": exit status of docs/cli.md}. Arrow is an IPC stream; an answer
-that breaks off after it began (time-out) ends without the stream's end mark.
+An error is {"error": one line, "hint": one line, "exit": exit status of docs/cli.md}. Arrow is an IPC stream.
+
+An answer that breaks off after it began (time-out, too many rows) ends without the end mark of the stream or of the
+connection; in Arrow the last batch has no rows, and the error as its metadata. `streamed`: read as it comes, however many
+rows there are.
 """
 
 import asyncio
@@ -62,11 +65,16 @@ class Question(msgspec.Struct):
     sql: str
     parameters: list[Any] | dict[str, Any] | None = None
     format: str = "json"
+    streamed: bool = False
+
+
+def _status_of(error: SinkError) -> int:
+    return next(status for kind, status in _HTTP_STATUS if isinstance(error, kind))
 
 
 def _refusal(error: SinkError) -> JSONResponse:
-    status = next(status for kind, status in _HTTP_STATUS if isinstance(error, kind))
-    return JSONResponse({"error": str(error), "hint": error.hint, "exit": error.exit_status}, status)
+    document = {"error": str(error), "hint": error.hint, "exit": error.exit_status}
+    return JSONResponse(document, _status_of(error))
 
 
 def _decoded(body: bytes, kind: type[Q], what: str, hint: str) -> Q:
@@ -96,25 +104,41 @@ class _Pipe(io.RawIOBase):
         return b"".join(parts)
 
 
-def encoded(answer: Answer, form: str) -> Iterator[bytes]:
-    """The bytes of an answer, a chunk a batch."""
+def encoded(answer: Answer, form: str, broken: Callable[[SinkError], None] = lambda _: None) -> Iterator[bytes]:
+    """The bytes of an answer, a chunk a batch. Raises SinkError when it breaks off, after `broken` was told."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from answer.batches()
+        except SinkError as error:
+            broken(error)
+            raise
+
     if form == "arrow":
         pipe = _Pipe()
-        with pa.ipc.new_stream(pa.PythonFile(pipe, "w"), answer.schema) as writer:
-            for batch in answer.batches():
+        writer = pa.ipc.new_stream(pa.PythonFile(pipe, "w"), answer.schema)
+        try:
+            for batch in batches():
                 writer.write_batch(batch)
                 yield pipe.take()
+        except SinkError as error:
+            none = pa.RecordBatch.from_pylist([], schema=answer.schema)
+            said = {"error": str(error), "hint": error.hint, "status": str(_status_of(error))}
+            writer.write_batch(none, custom_metadata=said)
+            yield pipe.take()
+            raise
+        writer.close()
         yield pipe.take()
     elif form == "csv":
         first = True
-        for batch in answer.batches():
+        for batch in batches():
             yield output.csv(batch, header=first)
             first = False
         if first:
             yield output.csv(pa.RecordBatch.from_pylist([], schema=answer.schema), header=True)
     else:
         before = b"["
-        for batch in answer.batches():
+        for batch in batches():
             rows = output.json_rows(batch)
             if rows:
                 yield before + b",\n".join(rows)
@@ -216,22 +240,24 @@ class Api:
         until = time.monotonic() + REOPENING
         while True:
             try:
-                return Answer(self._store.cursor(), question.sql, question.parameters, self._settings.query_timeout)
+                return Answer(
+                    self._store.cursor(), question.sql, question.parameters, self._settings.query_timeout,
+                    rows=0 if question.streamed else self._settings.answer_rows,
+                )  # fmt: skip
             except ReopenedError:
                 if time.monotonic() > until:
                     raise
             time.sleep(0.1)
 
     async def _stream(self, answer: Answer, form: str) -> AsyncIterator[bytes]:
-        chunks = encoded(answer, form)
-        try:
-            while (chunk := await self._run(next, chunks, None)) is not None:
-                yield chunk
-            self.counters["answered"] += 1
-        except SinkError as error:
-            self.counters["broken"] += 1
-            log.warning("an answer broke off: %s", error)
-            raise
+        chunks = encoded(answer, form, self._broken)
+        while (chunk := await self._run(next, chunks, None)) is not None:
+            yield chunk
+        self.counters["answered"] += 1
+
+    def _broken(self, error: SinkError) -> None:
+        self.counters["broken"] += 1
+        log.warning("an answer broke off: %s", error)
 
     async def audit(self, request: Request) -> Response:
         """An audit's document."""
@@ -274,8 +300,6 @@ class Api:
 
         try:
             return answer(body, progress)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise QueryError(f"not a question: {error}", 'send {"candidate": {"text": …}}, or {} to suggest') from error
         except PolicyError as error:
             raise QueryError(str(error), error.hint) from error
 

@@ -42,7 +42,7 @@ class Batches:
 
 
 class _Source(Protocol):
-    def batches(self, sql: str, parameters: Parameters) -> AbstractContextManager["Batches"]: ...
+    def batches(self, sql: str, parameters: Parameters, streamed: bool) -> AbstractContextManager["Batches"]: ...
     def status(self) -> dict[str, Any]: ...
     def ledger(self, since: int | None) -> dict[str, Any]: ...
     def audit(self, question: "Question") -> "Document": ...
@@ -90,8 +90,9 @@ class _Socket:
             return out
 
     @contextmanager
-    def batches(self, sql: str, parameters: Parameters) -> Iterator[Batches]:
-        body = json.dumps({"sql": sql, "parameters": parameters, "format": "arrow"}, default=str)
+    def batches(self, sql: str, parameters: Parameters, streamed: bool) -> Iterator[Batches]:
+        question = {"sql": sql, "parameters": parameters, "format": "arrow", "streamed": streamed}
+        body = json.dumps(question, default=str)
         with self._answer("POST", "/api/v1/sql", content=body) as answer:
             read = _stream(answer.iter_bytes())
             yield Batches(next(read), read)
@@ -124,11 +125,18 @@ def _broken_off() -> BusyError:
 
 
 def _stream(chunks: Iterator[bytes]) -> Iterator[Any]:
-    """The schema, then the batches of an IPC stream. Raises BusyError for one that ends early."""
+    """The schema, then the batches of an IPC stream. Raises SinkError for one that ends early."""
     try:
         reader = pa.ipc.open_stream(pa.PythonFile(io.BufferedReader(_Chunks(chunks), 1 << 20), "r"))
         yield reader.schema
-        yield from reader
+        while True:
+            batch, said = reader.read_next_batch_with_custom_metadata()
+            if said and "error" in said:
+                told = {key.decode(): value.decode() for key, value in said.items()}
+                raise _ERRORS.get(int(told["status"]), SinkError)(told["error"], told["hint"])
+            yield batch
+    except StopIteration:
+        return
     except (pa.ArrowException, OSError) as error:
         raise _broken_off() from error
 
@@ -163,7 +171,7 @@ class _Database:
         self._timeout = timeout
 
     @contextmanager
-    def batches(self, sql: str, parameters: Parameters) -> Iterator[Batches]:
+    def batches(self, sql: str, parameters: Parameters, streamed: bool) -> Iterator[Batches]:
         with Answer(self._connection.cursor(), sql, parameters, self._timeout) as answer:
             yield Batches(answer.schema, answer.batches())
 
@@ -251,7 +259,7 @@ class History:
 
     def sql(self, sql: str, parameters: Parameters = None) -> pa.Table:
         """The answer. Sums (DuckDB's HUGEINT) come as int64 where they fit, `src_addr` and `dst_addr` as digits."""
-        with self._source.batches(sql, parameters) as answer:
+        with self._source.batches(sql, parameters, False) as answer:
             return _narrow(pa.Table.from_batches(list(answer), schema=answer.schema))
 
     def batches(self, sql: str, parameters: Parameters = None) -> AbstractContextManager[Batches]:
@@ -259,7 +267,7 @@ class History:
 
         Types are DuckDB's own: nothing is narrowed. A sink gives an answer its `query_timeout`, so read on.
         """
-        return self._source.batches(sql, parameters)
+        return self._source.batches(sql, parameters, True)
 
     def recent(
         self, where: str = "true", parameters: Parameters = None, limit: int = 20, view: str = "verdicts"

@@ -27,6 +27,7 @@ class SinkSettings:
     rollup_interval: float = 30.0
     readers: int = 4  # questions answered at the same time
     query_timeout: float = 30.0
+    answer_rows: int = 10_000_000  # of a question that is not read as it comes (export, replay); 0: any number
     audit_timeout: float = 300.0
     memory_limit: str = "256MB"  # DuckDB's own; the process needs about 150 MB besides
     threads: int = 0  # DuckDB's; 0: one a CPU, at most 4

@@ -157,6 +157,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("commit_wait", _seconds, "seconds until a smaller transaction", owner="sink"),
     Setting("readers", _whole, "queries at the same time", owner="sink"),
     Setting("query_timeout", _seconds, "seconds a query may take", owner="sink"),
+    Setting("answer_rows", _whole, "rows an answer may have", owner="sink"),
     Setting("audit_timeout", _seconds, "seconds an audit may take", owner="sink"),
     Setting("memory_limit", _text, "DuckDB's memory", owner="sink"),
 )  # fmt: skip

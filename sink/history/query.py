@@ -87,6 +87,14 @@ def _check_explained(cursor: duckdb.DuckDBPyConnection, words: list[str]) -> Non
         raise QueryError("EXPLAIN of anything but a SELECT is not a question", "questions read, nothing else")
 
 
+def _run(cursor: duckdb.DuckDBPyConnection, statement: duckdb.Statement, parameters: Parameters) -> Any:
+    """What has a `description` and gives the rows as they come: DuckDB 2 would collect them all after `execute`,
+    beside its memory limit, and DuckDB 1 those of a `sql` with parameters."""
+    if duckdb.__version__ < "2":
+        return cursor.execute(statement, parameters or [])
+    return cursor.sql(statement, params=parameters or None)
+
+
 class Answer:
     """The rows of a question, in batches, as they come. Close it, or use it as a context.
 
@@ -101,10 +109,15 @@ class Answer:
         timeout: float = 30.0,
         *,
         begun: bool = False,
+        rows: int = 0,
     ) -> None:
-        """Run `sql` on `cursor`, which the answer owns from now on; `begun`: in its transaction. Raises SinkError."""
+        """Run `sql` on `cursor`, which the answer owns from now on; `begun`: in its transaction. Raises SinkError.
+
+        `rows` is how many it may have, 0: any number.
+        """
         self._cursor = cursor
         self._timeout = timeout
+        self._most, self._count = rows, 0
         self._working = threading.Lock()
         self._closed = False
         self._late = False
@@ -115,10 +128,9 @@ class Answer:
             if not begun:
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
             self._timer.start()
-            cursor.execute(statement, parameters or [])
-            self._numbers = [i for i, column in enumerate(cursor.description) if str(column[1]) == "UHUGEINT"]
-            make = getattr(cursor, "to_arrow_reader", None) or cursor.fetch_record_batch  # the former is newer
-            self._reader: pa.RecordBatchReader = make(BATCH_ROWS)
+            found = _run(cursor, statement, parameters)
+            self._numbers = [i for i, column in enumerate(found.description) if str(column[1]) == "UHUGEINT"]
+            self._reader: pa.RecordBatchReader = found.to_arrow_reader(BATCH_ROWS)
             self._first = self._next()
         except duckdb.Error as error:
             self.close()
@@ -146,6 +158,11 @@ class Answer:
                 batch = self._reader.read_next_batch()
             except StopIteration:
                 return None
+        self._count += batch.num_rows
+        if self._most and self._count > self._most:
+            raise QueryError(
+                f"the answer has more than {self._most} rows (the sink's answer_rows)", "add a LIMIT, or sum up"
+            )
         if not self._numbers:
             return batch
         columns = batch.columns

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 import stat
@@ -26,7 +27,7 @@ ENDLESS = "SELECT sum(a.range * b.range) FROM range(100000000) a, range(10000000
 
 @pytest.fixture
 def settings(tmp_path: Path) -> SinkSettings:
-    return SinkSettings(tmp_path / "z.duckdb", "", tmp_path / "run", readers=2, query_timeout=1.0)
+    return SinkSettings(tmp_path / "z.duckdb", "", tmp_path / "run", readers=2, query_timeout=1.0, answer_rows=150_000)
 
 
 @pytest.fixture
@@ -151,10 +152,52 @@ async def test_a_client_that_leaves_frees_its_reader(served: api.Api, settings: 
 
 
 async def test_an_answer_that_breaks_off_is_an_error(served: api.Api, settings: SinkSettings) -> None:
-    """The first batches are sent before the time is over."""
-    with pytest.raises(BusyError, match="broke the answer off"):
-        await ask(settings, lambda history: history.sql("SELECT range FROM range(100000000000)"))
+    """The first batches are sent before the time is over; the last tells why there are no more."""
+
+    def read(history: History) -> None:
+        with history.batches("SELECT range FROM range(100000000000)") as rows:
+            assert next(iter(rows)).num_rows > 0
+            for _ in rows:
+                pass
+
+    with pytest.raises(BusyError, match="the question took longer than 1 s"):
+        await ask(settings, read)
     assert served.counters["broken"] == 1
+
+
+async def test_rows_of_an_answer_are_limited_unless_it_is_read_as_it_comes(
+    served: api.Api, settings: SinkSettings
+) -> None:
+    def rows(count: int) -> str:
+        return f"SELECT range FROM range({count})"
+
+    assert (await ask(settings, lambda history: history.sql(rows(150_000)))).num_rows == 150_000
+    with pytest.raises(QueryError, match=r"more than 150000 rows \(the sink's answer_rows\)") as caught:
+        await ask(settings, lambda history: history.sql(rows(150_001)))
+    assert caught.value.hint == "add a LIMIT, or sum up"
+
+    def streamed(history: History) -> int:
+        with history.batches(rows(400_000)) as answer:
+            return sum(batch.num_rows for batch in answer)
+
+    assert await ask(settings, streamed) == 400_000
+    assert served.counters["broken"] == 1
+    async with client(settings) as http:
+        for form in ("json", "csv"):
+            answer = await http.post("/api/v1/sql", json={"sql": rows(150_000), "format": form})
+            assert answer.status_code == 200
+            with pytest.raises(httpx.RemoteProtocolError):  # part of an answer never looks like all of it
+                await http.post("/api/v1/sql", json={"sql": rows(150_001), "format": form})
+    assert await ask(settings, lambda history: history.sql("SELECT 1 AS a").to_pylist()) == [{"a": 1}]
+
+
+async def test_an_answer_too_long_from_its_first_batch_on_is_refused(store: Store, settings: SinkSettings) -> None:
+    made = api.Api(store, dataclasses.replace(settings, answer_rows=2), lambda: {})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(made.app), base_url="http://sink") as http:
+        answer = await http.post("/api/v1/sql", json={"sql": "FROM verdicts"})
+        assert (answer.status_code, answer.json()["exit"]) == (400, 2)
+        assert "more than 2 rows" in answer.json()["error"]
+    made.close()
 
 
 async def test_answers_while_the_store_is_written(served: api.Api, store: Store, settings: SinkSettings) -> None:
