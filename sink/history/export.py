@@ -28,10 +28,10 @@ from sink.errors import ExportError
 from sink.history import manifest as manifests
 from sink.history.ledger import rfc3339
 from sink.history.manifest import BY_HOUR, File, Manifest
-from sink.history.parts import PIECE, Parts, Source
+from sink.history.parts import PIECE, SECOND, Parts, Source, pieces
 from sink.store.database import now_ns
 
-HOUR, SECOND = 3_600_000_000_000, 1_000_000_000
+HOUR = 3_600_000_000_000
 ROLLED_UP = ("pairs_1m", "pairs_1h", "open_flows")
 """Written together with what `rolled` and `folded` say of them, or sums would count events twice or not at all."""
 STEADY_TRIES = 30
@@ -210,7 +210,7 @@ class _Export:
             if rows != sum(file.rows for file in old):
                 self._said(f"{table}: hour {i + 1} of {len(hours)}, {rows:,} rows")
                 within = f"({where}) AND {_between(hour, hour + HOUR)}"
-                self._hour(table, within, hour, list(_pieces(self._counts(table, within, SECOND), self._piece)), old)
+                self._hour(table, within, hour, list(pieces(self._counts(table, within, SECOND), self._piece)), old)
 
     def _counts(self, table: str, where: str, length: int) -> list[tuple[int, int]]:
         """(start in ns, rows) of each stretch of `length` ns that has any, in order."""
@@ -310,14 +310,3 @@ def _between(first: int, past: int) -> str:
 
 def _widest(choose: Callable[[int, int], int], a: int | None, b: int | None) -> int | None:
     return None if a is None or b is None else choose(a, b)
-
-
-def _pieces(seconds: list[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
-    """[first, past) of runs of seconds with at most `most` rows each, where one second alone has not more."""
-    first, rows = seconds[0][0], 0
-    for second, n in seconds:
-        if rows and rows + n > most:
-            yield first, second
-            first, rows = second, 0
-        rows += n
-    yield first, seconds[-1][0] + SECOND

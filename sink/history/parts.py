@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet
 
+SECOND = 1_000_000_000
 PIECE = 1 << 20
 """Rows sorted and written at a time, whole seconds of a table: about 300 MB while it is done."""
 SORTED = {
@@ -30,6 +31,17 @@ LEVEL = 6
 """Of zstd: a tenth smaller than 1 for half as much time again."""
 KEYS = {"verdicts": ("ring", "number"), "loss": ("ring", "time")}
 """What makes a row the same row; of the other tables the whole row."""
+
+
+def pieces(seconds: list[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
+    """[first, past) of runs of seconds with at most `most` rows each, where one second alone has not more."""
+    first, rows = seconds[0][0], 0
+    for second, n in seconds:
+        if rows and rows + n > most:
+            yield first, second
+            first, rows = second, 0
+        rows += n
+    yield first, seconds[-1][0] + SECOND
 
 
 class Source(Protocol):
@@ -82,7 +94,7 @@ class Parts:
         """A file of the rows of `new` that are not in `old`."""
         path = self._next()
         with self._database(new, old) as connection:
-            found = connection.execute(f"SELECT new.* FROM new ANTI JOIN old ON {_same(table, connection)}")
+            found = connection.sql(f"SELECT new.* FROM new ANTI JOIN old ON {_same(table, connection)}")
             reader = found.to_arrow_reader(PIECE)
             with _writer(path, reader.schema) as writer:
                 for batch in reader:

@@ -1,10 +1,10 @@
 """Rewrites the database so that the file shrinks: what was deleted leaves no holes, and verdicts lie side by side with
 their like.
 
-Verdicts are sorted inside each hour; hours stay in order, so a question about a time still reads only its part of the
-file. Everything goes into a new file, which takes the old one's name once it holds the same rows and is safe on disk;
-the old one is kept as `.before` until the new one has been opened. A kill at any moment leaves one whole database under
-its name; `settle` takes away what else is left.
+Verdicts are sorted inside each hour, of much traffic inside shorter stretches; these stay in order, so a question about
+a time still reads only its part of the file. Everything goes into a new file, which takes the old one's name once it
+holds the same rows and is safe on disk; the old one is kept as `.before` until the new one has been opened. A kill at
+any moment leaves one whole database under its name; `settle` takes away what else is left.
 """
 
 import os
@@ -17,9 +17,12 @@ from typing import Any
 import duckdb
 
 from sink.errors import SinkError
+from sink.history.parts import SECOND, pieces
 from sink.store.database import lock, open_reader, open_writer, opening_error, thread_count
 
 HOUR = 3_600_000_000_000
+PIECE = 1 << 20
+"""Rows sorted at a time: whole seconds of an hour."""
 ORDER = {
     "verdicts": "ring, event, dport, flow_id, position",
     "loss": "ring, time",
@@ -157,10 +160,16 @@ def _copy(connection: duckdb.DuckDBPyConnection, table: str, said: Callable[[str
     ).fetchall()
     for i, (hour, rows) in enumerate(hours):
         said(f"{table}: hour {i + 1} of {len(hours)}, {rows:,} rows")
-        connection.execute(
-            f"{copied} WHERE time >= make_timestamp_ns({hour}) AND time < make_timestamp_ns({hour + HOUR})"
-            f" ORDER BY {ORDER[table]}"
-        )
+        within = f"time >= make_timestamp_ns({hour}) AND time < make_timestamp_ns({hour + HOUR})"
+        seconds = connection.execute(
+            f"SELECT epoch_ns(time) // {SECOND} * {SECOND} AS second, count(*) FROM old.store.{table} WHERE {within}"
+            " GROUP BY second ORDER BY second"
+        ).fetchall()
+        for first, past in pieces(seconds, PIECE):
+            connection.execute(
+                f"{copied} WHERE time >= make_timestamp_ns({first}) AND time < make_timestamp_ns({past})"
+                f" ORDER BY {ORDER[table]}"
+            )
 
 
 def _same(connection: duckdb.DuckDBPyConnection, table: str) -> int:
