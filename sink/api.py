@@ -9,8 +9,8 @@
 An error is {"error": one line, "hint": one line, "exit": exit status of docs/cli.md}. Arrow is an IPC stream.
 
 An answer that breaks off after it began (time-out, too many rows) ends without the end mark of the stream or of the
-connection; in Arrow the last batch has no rows, and the error as its metadata. `streamed`: read as it comes, however many
-rows there are.
+connection; in Arrow the last batch has no rows, and the error as its metadata. `streamed`: read as it comes, with any
+number of rows.
 """
 
 import asyncio
