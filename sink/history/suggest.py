@@ -7,6 +7,7 @@ taken to be at the lower port, if that is below EPHEMERAL; else they are left ou
 
 import threading
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 
 import duckdb
 import msgspec
@@ -117,7 +118,8 @@ def _known(question: Question, revisions: Revisions) -> Known:
     last = {node: revisions.last(ring) for ring, node in revisions.nodes.items()}
     host: tuple[str, ...] = ()
     if len(last) == 1:
-        host = revisions.last_host(max(revisions.nodes)) or ()
+        recorded = revisions.last_host(max(revisions.nodes)) or ()
+        host = tuple(address for address in recorded if not ip_address(address).is_loopback)  # which is not watched
     if question.identities is not None:
         policy = question.identities.policy()
         return Known(policy.identities, host, policy.builtins_off)

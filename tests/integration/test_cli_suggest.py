@@ -96,7 +96,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -
 
 def test_the_policy_and_what_is_said_of_it(history: SinkSettings, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys) == (SUGGESTED, [
-        "1 rule for 2 sources, destinations and ports, 2 flows",
+        "1 rule for 2 flows: 2 combinations of source, destination, port",
         "left out: 1 flow, 1 packet that policy denied (--include-denied allows it, too)",
         "opens beyond the record: web → db 5432/tcp: 254 sources never seen",
         "audited: 3 flows, of which none that is to be allowed would be denied",
@@ -104,7 +104,7 @@ def test_the_policy_and_what_is_said_of_it(history: SinkSettings, capsys: pytest
     out, err = said(capsys, "--include-denied", "--generality", "exact")
     assert "    from: [10.0.1.10, 10.0.1.11]\n    to: db\n    ports: [5432/tcp]\n" in out
     assert err == [
-        "2 rules for 3 sources, destinations and ports, 3 flows",
+        "2 rules for 3 flows: 3 combinations of source, destination, port",
         "opens nothing beyond the record",
         "audited: 3 flows, of which none that is to be allowed would be denied",
     ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
@@ -13,6 +14,7 @@ from collector.settings import CollectorSettings
 from schemas import codes
 from schemas.structs import KNOBS, TIMEOUTS
 from sink.client import History
+from sink.history import suggest
 from sink.history.audit import Question, Text
 from sink.history.changes import Change
 from sink.settings import SinkSettings
@@ -214,6 +216,20 @@ def test_json_of_an_audit() -> None:
     assert re.findall(r"\w+", entry[1]) == [*document["uncertain"][0]]
     causes = {codes.word(change) for change in Change if change >= Change.MIDSTREAM}
     assert {cell.strip("`") for cell in cells("audit") if not cell.startswith("`-")} == causes == set(CAUSES)
+
+
+def test_json_of_a_suggestion() -> None:
+    store = memory_store()
+    midstream = batches.verdict(flags=2, flow_id=2, sport=50000, dport=50001)
+    store.append(Commit(batches=[prepare(batches.batch(np.concatenate([batches.verdict(), midstream])))]))
+    document = History.on_store(store).suggest(suggest.Question())
+    left_out = document["left_out"]
+    lists = [document["rules"][0], document["rules"][0]["opens"], left_out, left_out["denied"], left_out["unsure"]]
+    lists += left_out["unsure"]["tuples"]
+    code = re.sub(r"`(null|ztlens audit|--diff|policy diff)`", "", section("policy suggest").partition("JSON:")[2])
+    words = re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", code)))
+    assert set(words) == {"opened", *document, *(key for each in lists for key in each)}
+    assert words[: len(document) + 1] == [*document, "opened"]
 
 
 @pytest.mark.parametrize("arguments", [["policy", "check", str(ROOT / "policy.yaml")], ["version"], ["config"]])

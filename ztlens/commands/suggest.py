@@ -131,7 +131,8 @@ def _tell(found: dict[str, Any], opened: "list[Row] | None") -> None:
 def _counts(found: dict[str, Any]) -> Iterator[str]:
     rules, left = found["rules"], found["left_out"]
     flows = _count(sum(rule["flows"] for rule in rules), "flow")
-    yield f"{_count(len(rules), 'rule')} for {found['tuples']:,} sources, destinations and ports, {flows}"
+    kinds = _count(found["tuples"], "combination")
+    yield f"{_count(len(rules), 'rule')} for {flows}: {kinds} of source, destination, port"
     if left["denied"]["packets"]:
         yield f"left out: {_sums(left['denied'])} that policy denied (--include-denied allows it, too)"
     if left["always_denied"]["packets"]:
