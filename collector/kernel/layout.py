@@ -99,7 +99,7 @@ def knobs(overrides: dict[str, int]) -> dict[str, int]:
         raise KernelError(f"knob RING_BYTES is {out['RING_BYTES']}", "the ring's size is a power of two, 4096 or more")
     if out["RULES_MAX"] % 64:
         raise KernelError(f"knob RULES_MAX is {out['RULES_MAX']}", "it is a multiple of 64")
-    for knob in structs.KNOBS:  # the verifier walks a step a word of rules and gives up after a million; LEVELS_FOR ends
+    for knob in structs.KNOBS:  # the verifier bears no more words of rules, LEVELS_FOR no more levels
         if knob.most is not None and out[knob.name] > knob.most:
             raise KernelError(f"knob {knob.name} is {out[knob.name]}", f"it is {knob.most} at most")
     return out
