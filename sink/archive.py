@@ -60,7 +60,9 @@ class Archive:
         try:
             done = export(_Asked(store), self.directory, until=until, piece=PIECE)
         except (SinkError, OSError, duckdb.Error, pa.ArrowException) as error:
-            text = f"{error.filename or self.directory}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            text = str(error.strerror or error) if isinstance(error, OSError) else str(error)
+            if isinstance(error, OSError) and error.filename:
+                text = f"{error.filename}: {text}"
             text = text.splitlines()[0]
             if not self.trouble:
                 log.error("the archive cannot be written, so nothing is deleted: %s", text)

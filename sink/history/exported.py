@@ -60,7 +60,8 @@ class Exported:
                 allowed += (str(self.directory / file.path) for file in files)
             else:
                 connection.execute(f"INSERT INTO store.{table} {relation}")
-        connection.execute("SET allowed_paths = $paths", {"paths": allowed})
+        # As text: of a parameter DuckDB looks for pandas anew with every string.
+        connection.execute(f"SET allowed_paths = [{', '.join(map(_text, allowed))}]")
         lock(connection)
 
     def _spans(self, files: list[File], columns: list[tuple[str, str, str]]) -> str:

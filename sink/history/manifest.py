@@ -91,17 +91,20 @@ def read(directory: Path) -> Manifest:
         raise ExportError(
             f"{directory} was exported in format {manifest.format}, this program reads up to {FORMAT}", "update ztlens"
         )
+    below = {directory}
     for file in manifest.files:
-        _check(directory, file)
+        _check(directory, file, below)
     return manifest
 
 
-def _check(directory: Path, file: File) -> None:
-    """An export may come from anywhere: its manifest must not lead out of the directory."""
+def _check(directory: Path, file: File, below: set[Path]) -> None:
+    """An export may come from anywhere: its manifest must not lead out of the directory. `below`: known not to."""
     path = directory / file.path
-    inside = path.resolve().is_relative_to(directory.resolve())
-    if not file.path or file.path.startswith("/") or ".." in PurePosixPath(file.path).parts or not inside:
+    parents = [directory / parent for parent in PurePosixPath(file.path).parents][:-1]
+    outside = not file.path or file.path.startswith("/") or ".." in PurePosixPath(file.path).parts
+    if outside or path.is_symlink() or any(parent.is_symlink() for parent in parents if parent not in below):
         raise ExportError(f"{directory / NAME} names {file.path!r}, which is not below it", "do not trust this export")
+    below.update(parents)
     try:
         size = path.stat().st_size
     except OSError as error:

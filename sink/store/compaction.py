@@ -105,9 +105,7 @@ def compact(
     size = path.stat().st_size
     new = _beside(path, ".compact")
     try:
-        rows = _rewritten(path, new, memory_limit, threads, said)
-        after = new.stat().st_size
-        _swap(path, new)
+        verdicts = _rewrite(path, new, memory_limit, threads, said)
     except (duckdb.Error, OSError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SinkError(
@@ -116,16 +114,16 @@ def compact(
     finally:
         _clear(new)
     settle(path)
-    return Compacted(size, after, rows)
+    return Compacted(size, path.stat().st_size, verdicts)
 
 
-def _rewritten(path: Path, new: Path, memory_limit: str, threads: int, said: Callable[[str], None]) -> int:
-    """Write `new` with the rows of `path`; the verdicts. Raises SinkError, duckdb.Error, OSError."""
+def _rewrite(path: Path, new: Path, memory_limit: str, threads: int, said: Callable[[str], None]) -> int:
+    """Write `new` with the rows of `path`, and put it there; the verdicts. Raises SinkError, duckdb.Error, OSError."""
     open_writer(new, memory_limit, threads).close()  # tables, macros and views
     config: dict[str, Any] = {"memory_limit": memory_limit, "threads": thread_count(threads)}
     config["temp_directory"] = f"{new}.tmp"
     with duckdb.connect(":memory:", config=config) as connection:
-        # Read-only still keeps others from writing while this goes on.
+        # Read-only still keeps others from writing, until the new file is in place.
         for file, name, how in ((path, "old", " (READ_ONLY)"), (new, "new", "")):
             connection.execute(f"ATTACH '{str(file).replace(chr(39), chr(39) * 2)}' AS {name}{how}")
         lock(connection)
@@ -147,6 +145,7 @@ def _rewritten(path: Path, new: Path, memory_limit: str, threads: int, said: Cal
         _sync(new)
         if _beside(new, ".wal").exists() or _beside(path, ".wal").exists():
             raise SinkError(f"{path} has a log that is not in the file", "is another program using it?")
+        _swap(path, new)
         return counts["verdicts"]
 
 

@@ -348,6 +348,9 @@ def test_damaged_exports(history: History, tmp_path: Path) -> None:
     linked.unlink()
     linked.symlink_to(tmp_path / "out" / verdicts)
     assert "is not below it" in refused(lambda: History.on_export(tmp_path / "linked"))
+    shutil.rmtree(tmp_path / "linked" / "verdicts")
+    (tmp_path / "linked" / "verdicts").symlink_to(tmp_path / "out" / "verdicts")
+    assert "is not below it" in refused(lambda: History.on_export(tmp_path / "linked"))
 
 
 def test_older_and_newer_tables(history: History, tmp_path: Path) -> None:

@@ -77,6 +77,13 @@ PRAGMA memory_limit = '100GB'
 PRAGMA enable_checkpoint_on_shutdown
 CALL pragma_version()
 CALL enable_logging()
+EXPLAIN ANALYZE CALL enable_logging()
+SELECT * FROM enable_logging(storage='file', storage_path='{dir}')
+SELECT * FROM "Enable_Logging" /* */ ('QueryLog')
+SELECT * FROM query('SELECT * FROM enable_' || 'logging()')
+SELECT * FROM disable_logging()
+EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1
+EXPLAIN /* SELECT */ (ANALYZE) COPY (SELECT 1) TO '{dir}/x.parquet'
 CHECKPOINT
 FORCE CHECKPOINT
 VACUUM
