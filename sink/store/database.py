@@ -1,5 +1,6 @@
 """Opening the file: who owns it, which version it is, what its connections may do."""
 
+import logging
 import os
 import shutil
 import time
@@ -14,6 +15,9 @@ from sink.history import ledger
 from sink.history.macros import MACROS
 from sink.history.views import VIEWS
 from sink.priority import giving_way
+from sink.store.backup import back_up
+
+log = logging.getLogger("ztlens.sink")
 
 STORAGE = "v1.5.0"
 """Files are written so that DuckDB 1.5 and 2 read them both."""
@@ -54,6 +58,12 @@ def _version(connection: duckdb.DuckDBPyConnection) -> int:
     if names:
         raise SinkError("the file is a DuckDB database, but not of ztlens", "name another file with --database")
     return 0
+
+
+def _version_of(path: Path) -> int:
+    """The version of a database that is not open here. Raises duckdb.Error, SinkError."""
+    with duckdb.connect(str(path), read_only=True) as probe:
+        return _version(probe)
 
 
 def _refuse_newer(version: int, path: Path | str) -> None:
@@ -125,8 +135,11 @@ def _connect(path: Path, memory_limit: str, threads: int) -> duckdb.DuckDBPyConn
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         # Read-only first: opening for writing replays the log into the file before anybody can look.
-        with duckdb.connect(str(path), read_only=True) as probe:
-            _refuse_newer(_version(probe), path)
+        version = _version_of(path)
+        _refuse_newer(version, path)
+        if 0 < version < tables.VERSION:
+            copy = back_up(path, version, _version_of)
+            log.info("%s: tables of version %d become %d; as it was: %s", path, version, tables.VERSION, copy)
     connection = duckdb.connect(str(path), config=_config(memory_limit, threads, str(temporary)))
     # A killed sink's spill files; before the file is ours they may be another's.
     shutil.rmtree(temporary, ignore_errors=True)
