@@ -68,14 +68,16 @@ def _missed(kind: str, decision: str, events: str) -> str:
 
 def _step(counter: str) -> str:
     """What a counter grew by since the ring's record before; NULL from a node that does not know it."""
-    return f"(counters['{counter}'] - coalesce(lag(counters['{counter}']) OVER w, 0))::BIGINT"
+    return f"counters['{counter}']::BIGINT - coalesce(lag(counters['{counter}']) OVER w, 0)::BIGINT"
 
 
+# By counters, which never fall, and not by time: a clock that is set back mixes the records of an hour.
 LOST = f"""CREATE OR REPLACE VIEW lost_events AS WITH steps AS (
     SELECT ring, time, lag(time) OVER w AS since, {_step("samples_lost")} AS lost,
         {_step("samples_lost_denied")} AS lost_denied, {_step("samples_held_back")} AS held_back,
         {_step("samples_held_back_denied")} AS held_back_denied
-    FROM store.loss WINDOW w AS (PARTITION BY ring ORDER BY time)
+    FROM store.loss
+    WINDOW w AS (PARTITION BY ring ORDER BY counters['samples_lost'], counters['samples_held_back'], produced, time)
 ), missed AS ({
     " UNION ALL ".join(
         _missed(kind, decision, events)

@@ -22,11 +22,24 @@ def within(first: int, past: int, time: str = "time") -> str:
     return f"{time} >= make_timestamp_ns({first}) AND {time} < make_timestamp_ns({past})"
 
 
-def judged(ring: int, first: int, past: int) -> str:
-    """Rows, in parentheses, of what events at positions [first, past) say, and the flows open before them."""
-    return f"""(SELECT ring, position, {_JUDGED} FROM store.verdicts
-            WHERE ring = {ring} AND position >= {first} AND position < {past}
-        UNION ALL SELECT ring, position, {_JUDGED} FROM store.open_flows WHERE ring = {ring} AND position < {first})"""
+def uncounted(ring: int, first: int, past: int, later: int) -> str:
+    """Condition: what events at [first, past) of a ring add is in no roll-up; `later`: where its roll-ups end.
+
+    Before that end they fill a gap, and the totals of a flow with later events are counted already.
+    """
+    where = f"ring = {ring} AND position >= {first} AND position < {past}"
+    if later > past:
+        where += f""" AND NOT flow_id IN (
+            SELECT flow_id FROM store.verdicts
+                WHERE ring = {ring} AND position >= {past} AND position < {later} AND flow_id <> 0
+            UNION ALL SELECT flow_id FROM store.open_flows WHERE ring = {ring} AND position >= {past})"""
+    return where
+
+
+def judged(ring: int, where: str) -> str:
+    """Rows, in parentheses, of what the events `where` of a ring say, not rolled up yet, and the flows open before."""
+    return f"""(SELECT ring, position, {_JUDGED} FROM store.verdicts WHERE {where}
+        UNION ALL SELECT ring, position, {_JUDGED} FROM store.open_flows WHERE ring = {ring})"""
 
 
 def added(verdicts: str, duplicate: str = "false", also: str = "") -> str:

@@ -13,7 +13,20 @@ from schemas.codes import EventKind
 from schemas.verdict import STRIDE
 from sink.errors import BusyError
 from sink.history.increments import BASE, EVENT, increments
-from sink.history.pairs import COLUMNS, FOR_EVER, HOUR, KEYS, MINUTE, SUMS, TOTALS, added, judged, summed, within
+from sink.history.pairs import (
+    COLUMNS,
+    FOR_EVER,
+    HOUR,
+    KEYS,
+    MINUTE,
+    SUMS,
+    TOTALS,
+    added,
+    judged,
+    summed,
+    uncounted,
+    within,
+)
 from sink.store.ranges import RangeSet
 
 WAITING_MOST = 2_000_000
@@ -86,8 +99,7 @@ def relation(cursor: duckdb.DuckDBPyConnection, since: int | None = None, until:
     )
     parts = [f"SELECT {COLUMNS}, detail, 0::UBIGINT AS crossing FROM events_of_span"]
     for ring, ranges in unrolled.items():
-        for begin, end in ranges:
-            _add_unrolled(cursor, ring, (begin, end), (first, past))
+        _add_unrolled(cursor, ring, ranges, (first, past))
     levels = [Level("pairs_1h", HOUR, folded, minutes_from), Level("pairs_1m", MINUTE, FOR_EVER, events_from)]
     for piece in pieces(first, past, levels):
         if piece.table == "events":
@@ -122,13 +134,16 @@ def _unrolled(cursor: duckdb.DuckDBPyConnection) -> dict[int, RangeSet]:
     return held
 
 
-def _add_unrolled(
-    cursor: duckdb.DuckDBPyConnection, ring: int, positions: tuple[int, int], span: tuple[int, int]
-) -> None:
-    """What the events at `positions`, which are not rolled up, add within the span."""
-    where = f"ring = {ring} AND position >= {positions[0]} AND position < {positions[1]}"
+def _add_unrolled(cursor: duckdb.DuckDBPyConnection, ring: int, ranges: RangeSet, span: tuple[int, int]) -> None:
+    """What the events at `ranges` of a ring, which are not rolled up, add within the span."""
+    parts = list(ranges)
+    if not parts:
+        return
+    row = cursor.execute(f"SELECT coalesce(max(past), 0) FROM store.rolled WHERE ring = {ring}").fetchone()
+    where = " OR ".join(f"({uncounted(ring, first, past, row[0] if row else 0)})" for first, past in parts)
+    where = f"ring = {ring} AND position >= {parts[0][0]} AND position < {parts[-1][1]} AND ({where})"
     open_before = f"SELECT {', '.join(BASE)} FROM store.open_flows WHERE ring = {ring} AND NOT ended"
-    _add(cursor, where, f"{open_before} AND flow_id IN (SELECT flow_id FROM events)", judged(ring, *positions), span)
+    _add(cursor, where, f"{open_before} AND flow_id IN (SELECT flow_id FROM events)", judged(ring, where), span)
 
 
 def _add_cut(cursor: duckdb.DuckDBPyConnection, ring: int, piece: Piece, unrolled: RangeSet) -> None:

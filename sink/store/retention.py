@@ -14,7 +14,7 @@ import duckdb
 from sink.history.pairs import HOUR
 from sink.settings import SinkSettings
 from sink.store.database import now_ns
-from sink.store.rollup import folded
+from sink.store.rollup import folded, rolled_below
 from sink.store.store import Store
 
 log = logging.getLogger("ztlens.sink")
@@ -138,8 +138,7 @@ def _held(store: Store, archive: Archive | None, table: str, before: int) -> str
 
 def _delete_verdicts(store: Store, before: int, cause: str, archive: Archive | None) -> int:
     """Those rolled up and older than `before` (ns since 1970); how many."""
-    rolled = [f"(ring = {ring.id} AND position < {past})"
-              for ring in store.state.rings.values() for _, past in list(ring.rolled)[:1]]  # fmt: skip
+    rolled = [f"(ring = {ring.id} AND position < {rolled_below(ring)})" for ring in store.state.rings.values()]
     if not rolled:
         return 0
     held = _held(store, archive, "verdicts", before)

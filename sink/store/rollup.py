@@ -12,7 +12,7 @@ the flows of the others are `duplicate`. Untracked events name no conversation a
 import duckdb
 
 from sink.history.increments import BASE, EVENT, increments
-from sink.history.pairs import ALIKE, HOUR, KEYS, MINUTE, TOTALS, added, judged, summed
+from sink.history.pairs import ALIKE, HOUR, KEYS, MINUTE, TOTALS, added, judged, summed, uncounted
 from sink.store.database import now_ns
 from sink.store.ranges import RangeSet
 from sink.store.state import Ring
@@ -54,6 +54,14 @@ def waiting(ring: Ring) -> list[tuple[int, int]]:
     return [part for a, b in left for part in RangeSet(ring.held.missing(a, b)).missing(a, b)]
 
 
+def rolled_below(ring: Ring) -> int:
+    """Position below which everything that is stored is rolled up."""
+    for first, past in ring.held:
+        for begin, _ in ring.rolled.missing(first, past):
+            return begin
+    return max((past for _, past in ring.rolled), default=0)
+
+
 def step(store: Store, events: int = STEP_EVENTS) -> int:
     """Roll up the next events, at most `events` of one ring; how many. Raises StoreError: rolled back, try again."""
     for ring in store.state.rings.values():
@@ -89,13 +97,8 @@ def _roll(store: Store, ring: Ring, first: int, past: int) -> None:
     connection = store.connection
     span = {"ring": ring.id, "first": first, "past": past}
     connection.execute("INSERT INTO store.rolled VALUES ($ring, $first, $past)", span)
-    wanted = "ring = $ring AND position >= $first AND position < $past"
-    later = max((end for _, end in ring.rolled), default=0)
-    if later > past:
-        # These filled a gap. The totals of a flow with later events are counted already.
-        wanted += f""" AND NOT flow_id IN (SELECT flow_id FROM store.verdicts
-            WHERE ring = $ring AND position >= $past AND position < {later} AND flow_id <> 0)"""
-    events = connection.execute(f"SELECT {', '.join(EVENT)} FROM store.verdicts WHERE {wanted}", span).to_arrow_table()
+    where = uncounted(ring.id, first, past, max((end for _, end in ring.rolled), default=0))
+    events = connection.execute(f"SELECT {', '.join(EVENT)} FROM store.verdicts WHERE {where}").to_arrow_table()
     connection.register("events", events)
     base = connection.execute(
         f"SELECT {', '.join(BASE)} FROM store.open_flows WHERE ring = $ring AND NOT ended"
@@ -133,7 +136,8 @@ def _note(store: Store, ring: Ring, span: dict[str, int]) -> None:
         f"UPDATE last_events SET duplicate = {f'flow_id IN ({_OWNED})' if others else 'false'} WHERE duplicate IS NULL",
         {"others": others, "closed": closed} if others else {},
     )
-    verdicts = judged(ring.id, span["first"], span["past"])
+    where = f"ring = {span['ring']} AND position >= {span['first']} AND position < {span['past']}"
+    verdicts = judged(ring.id, where)
     if others:
         of = "LEFT JOIN last_events AS l ON l.flow_id = i.flow_id"
         rows = added(verdicts, "coalesce(l.duplicate, false)", of)

@@ -186,6 +186,20 @@ def test_losses_say_how_many_when_and_of_which_decision(memory: Store, rows: Row
     ]  # fmt: skip
 
 
+def test_a_clock_that_is_set_back_loses_nothing_twice(memory: Store, rows: Rows) -> None:
+    """Records of the hour that comes twice lie between those of the first time."""
+    second = 10**9
+    for at, produced, lost in ((0, 5, 0), (10, 6, 2), (20, 7, 2), (5, 8, 2), (15, 8, 6), (25, 8, 6)):
+        time = batches.CLOCK + at * second
+        memory.append(Commit(records=[batches.loss_record(produced, time=time, lost=lost)]))
+    told = rows(
+        memory,
+        f"""SELECT (epoch_ns(since) - {batches.CLOCK}) // {second} AS since, sum(events)::BIGINT AS events,
+        (epoch_ns(until) - {batches.CLOCK}) // {second} AS until FROM lost_events GROUP BY ALL ORDER BY ALL""",
+    )
+    assert [tuple(row.values()) for row in told] == [(0, 2, 10), (5, 4, 15)]
+
+
 def test_a_node_that_does_not_tell_the_decision(memory: Store) -> None:
     record = batches.loss_record(0, lost=6)
     del record.counters["samples_lost_denied"]

@@ -35,6 +35,17 @@ def test_by_age(memory: Store, rows: Rows) -> None:
     assert list(memory.state.rings["n1", "r1"].held) == [(0, 12 * STRIDE)]
 
 
+def test_what_stands_behind_a_gap_goes_too(memory: Store) -> None:
+    given = batches.traffic(300).rows
+    for first, past in ((0, 100), (120, 200), (230, 300)):
+        memory.append(Commit(batches=[prepare(batches.batch(given[first:past], first * STRIDE))]))
+    ring = memory.state.rings["n1", "r1"]
+    memory.declare_gaps([(ring, 100 * STRIDE, 120 * STRIDE, "a test")])
+    assert keep(memory, keep_age=1.0) == 180  # what stands behind the hole, which is no gap, is not rolled up
+    memory.declare_gaps([(ring, 200 * STRIDE, 230 * STRIDE, "a test")])
+    assert keep(memory, keep_age=1.0) == 70
+
+
 def test_by_size(on_disk: Open, rows: Rows) -> None:
     store = on_disk()
     given = batches.traffic(400_000, seconds=3000).rows

@@ -1,5 +1,6 @@
 """A span's relation equals sums over its events, whatever of them is rolled up, folded or deleted."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,28 @@ def test_a_span_is_the_sum_of_its_events(memory: Store, state: str, since: int |
         rollup.fold(memory, NOW)
     assert within(memory, since, until) == expected(since or 0, float("inf") if until is None else until)
     assert within(memory, since, until, "NOT detail") == {}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_whatever_came_and_was_rolled_up_counts_once(data: st.DataObject) -> None:
+    """Batches in random order, so with holes; some become gaps, are rolled up past, and are filled later."""
+    rows = ROWS[:120]
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(rows) - 1), min_size=2, max_size=8)))
+    edges = [0, *cuts, len(rows)]
+    here = np.zeros(len(rows), bool)
+    store = memory_store()
+    for first, past in data.draw(st.permutations(list(pairwise(edges)))):
+        append(store, rows[first:past], first)
+        here[first:past] = True
+        ring = store.state.rings["n1", "r1"]
+        if data.draw(st.booleans()):
+            ring.acknowledged = len(rows) * STRIDE
+            store.declare_gaps([(ring, *hole, "a test") for hole in ring.holes()])
+        if data.draw(st.booleans()):
+            roll_up(store, data.draw(st.integers(5, len(rows))))
+        assert within(store) == expected(rows=rows[here])
+    store.close()
 
 
 def test_two_rings_do_not_mix(memory: Store) -> None:
