@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 RECORD=/var/lib/ztlens-setup/installed
 VENV=.venv
+DUCKDB2=2.0.0 # beside the pinned one, for the tests: $VENV/duckdb2, to be put on PYTHONPATH
 KERNEL=$(uname -r)
 PACKAGES=(python3-bpfcc libbpf1 iproute2 python3-venv)
 EXTRAS=()
@@ -89,8 +90,16 @@ install_venv() {
     echo "$wanted" >"$VENV/.setup$extra"
 }
 
-# Only the tests need these: Node runs the JavaScript of the docs.
+# Only the tests need these: Node runs the JavaScript of the docs, and the sink works with two versions of DuckDB.
 install_test_tools() {
+    if [ "$(cat $VENV/duckdb2/.setup 2>/dev/null)" != $DUCKDB2 ]; then
+        say "installing DuckDB $DUCKDB2 beside the pinned one"
+        rm -rf $VENV/duckdb2
+        "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps --target $VENV/duckdb2 duckdb==$DUCKDB2 2>&1 |
+            { grep -v '^WARNING' || true; } >&2
+        [ "${PIPESTATUS[0]}" = 0 ] || fail "pip could not install DuckDB $DUCKDB2" "see its error above; is PyPI reachable?"
+        echo $DUCKDB2 >$VENV/duckdb2/.setup
+    fi
     local missing=()
     command -v node >/dev/null || missing+=(nodejs)
     command -v npm >/dev/null || missing+=(npm)

@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# Installs what is missing, test tools too, then checks and tests everything. Arguments go to pytest.
+# Installs what is missing, test tools too, then checks and tests everything: the sink's own tests with DuckDB 2, too.
+# Arguments go to pytest, and then there is that one run alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh --test
 ./scripts/check.sh
+if [ $# -eq 0 ]; then
+    PYTHONPATH=.venv/duckdb2 .venv/bin/python -m pytest tests/unit/sink
+fi
 exec .venv/bin/python -m pytest "$@"

@@ -87,7 +87,7 @@ def _check_explained(cursor: duckdb.DuckDBPyConnection, words: list[str]) -> Non
         raise QueryError("EXPLAIN of anything but a SELECT is not a question", "questions read, nothing else")
 
 
-def _run(cursor: duckdb.DuckDBPyConnection, statement: duckdb.Statement, parameters: Parameters) -> Any:
+def run(cursor: duckdb.DuckDBPyConnection, statement: duckdb.Statement | str, parameters: Parameters = None) -> Any:
     """What has a `description` and gives the rows as they come: DuckDB 2 would collect them all after `execute`,
     beside its memory limit, and DuckDB 1 those of a `sql` with parameters."""
     if duckdb.__version__ < "2":
@@ -128,7 +128,7 @@ class Answer:
             if not begun:
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
             self._timer.start()
-            found = _run(cursor, statement, parameters)
+            found = run(cursor, statement, parameters)
             self._numbers = [i for i, column in enumerate(found.description) if str(column[1]) == "UHUGEINT"]
             self._reader: pa.RecordBatchReader = found.to_arrow_reader(BATCH_ROWS)
             self._first = self._next()

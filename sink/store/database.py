@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from sink.priority import giving_way
 from sink.store.backup import back_up
 
 log = logging.getLogger("ztlens.sink")
+# DuckDB 2 says so of `execute(…).to_arrow_table()`, which both versions have. What is not small goes through
+# `sink.history.query.run`.
+warnings.filterwarnings("ignore", "Arrow output on a DB-API result", UserWarning)
 
 STORAGE = "v1.5.0"
 """Files are written so that DuckDB 1.5 and 2 read them both."""

@@ -5,6 +5,7 @@ tests/golden/v<n>: what the program whose tables had version n wrote (`tests.sup
 
 import json
 import lzma
+import os
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from sink.client import History
 from sink.consume import decode
 from sink.errors import SinkError, StoreError
 from sink.settings import SinkSettings
-from sink.store import Commit, Store, backup, database
+from sink.store import Commit, Store, backup, database, prepare
 from tests.support import batches, golden
 from tests.support.rollups import naive, roll_up, stored, without_nothing
 
@@ -231,6 +232,36 @@ def test_a_file_somebody_has_open_is_not_copied(first: Old, monkeypatch: pytest.
         with pytest.raises(SinkError, match="in use by another process"):
             Store.open(first.settings)
         assert not first.copy.exists()
+
+
+def test_a_file_of_the_other_duckdb(tmp_path: Path) -> None:
+    """What DuckDB 2 wrote opens in 1.5 and the reverse; these tests are run by both (scripts/test.sh)."""
+    root = golden.GOLDEN.parents[1]
+    other = root / ".venv" / "duckdb2"
+    assert other.is_dir(), "scripts/setup.sh --test"
+    path = [str(root), *([str(other)] if duckdb.__version__ < "2" else [])]
+    script = (
+        "import duckdb; print(duckdb.__version__, flush=True)\n"
+        "from pathlib import Path; from tests.support import golden\n"
+        f"golden.make(Path({str(tmp_path / 'made')!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": ":".join(path)}, text=True,
+        stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    assert done.stdout.split(".")[0] != duckdb.__version__.split(".")[0]
+    made = Old(SinkSettings(tmp_path / "z.duckdb", "", tmp_path), b"")
+    made.path.write_bytes(lzma.decompress((tmp_path / "made" / "history.duckdb.xz").read_bytes()))
+    expected = json.loads(lzma.decompress((tmp_path / "made" / "answers.json.xz").read_bytes()))
+    with History.on_file(made.path) as history:
+        same(golden.answers(history, tuple(expected)), expected)
+    store = Store.open(made.settings)
+    golden.fill(store, messages_of("v2"))
+    assert store.counters.verdicts.dropped["duplicate"] == len(golden.NODES) * (golden.EVENTS + 10)
+    more = batches.batch(batches.traffic(30).rows, node="n4", ring="r4")
+    assert store.append(Commit(batches=[prepare(more)])) == 30
+    assert roll_up(store) == 30
+    store.close()
 
 
 # -- a newer sink with an older collector, and the reverse -----------------------------------------------------------
