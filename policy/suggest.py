@@ -22,7 +22,7 @@ from policy.tuples import SUMS, Known, Tuples
 from policy.units import Generality, Triple, Units, disjoint, sizes, triples
 from schemas.structs import PORT_GROUPS
 
-_TRIED = 100_000
+_TRIED = 20_000
 """Triples of which every order of axes is tried; of more the first alone."""
 
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from policy.builtin import BUILTINS
+from policy.errors import PolicyError
 from policy.model import Identity
 from policy.suggest import Suggestion, suggest
 from policy.suggestion import moment
@@ -23,6 +24,7 @@ from schemas.codes import Decision, Flag, Reason, RuleId
 from schemas.present import proto_text
 from sink.errors import QueryError
 from sink.history import spans
+from sink.history.apart import apart
 from sink.history.audit import Document, Text, audit
 from sink.history.audit import Question as Audit
 from sink.history.judges import NOT_POLICYS
@@ -81,11 +83,14 @@ def suggested(
         document = _document(question, found, known)
         if not len(tuples):
             return document
-        made = suggest(tuples, known, question.generality, _head(question, tuples))
-        document |= _told(made, tuples)
-        if question.exact:
-            document["exact"] = suggest(tuples, known, Generality.EXACT).text
         timer.cancel()
+        try:
+            made = apart(timeout, progress, suggest, tuples, known, question.generality, _head(question, tuples))
+            if question.exact:
+                document["exact"] = apart(timeout, progress, suggest, tuples, known, Generality.EXACT).text
+        except PolicyError as error:  # which is of no file
+            raise QueryError(error.message, error.hint) from error
+        document |= _told(made, tuples)
         document["audit"] = _audit(cursor, question, made, timeout, progress)
         return document
     except duckdb.Error as error:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from policy.errors import PolicyError
 from policy.evaluate import evaluate
 from policy.parse import parse
 from policy.units import Generality
@@ -226,3 +227,14 @@ def test_it_takes_its_time_and_no_more(told: Store) -> None:
     append(told, batches.traffic(30_000).rows)
     with pytest.raises(BusyError, match="took longer than 0 s"):
         suggested(told.connection.cursor(), Question(), 0)
+
+
+def test_too_large_a_policy(told: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object) -> None:
+        raise PolicyError("what was recorded makes too large a policy: larger than 8 MiB", "a shorter span")
+
+    monkeypatch.setattr("sink.history.suggest.apart", too_large)
+    append(told, flow(1))
+    with pytest.raises(QueryError, match=r"^what was recorded makes too large a policy: larger than 8 MiB$") as raised:
+        asked(told)
+    assert raised.value.hint == "a shorter span"
