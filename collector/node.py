@@ -303,13 +303,14 @@ class Node:
         if waits is not None and not waits.seconds_left:
             ago = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - waits.until
             await self._fall_back(waits, "nobody confirmed in time", time=time.time_ns() - ago)
-            await self._follow()
 
     async def _fall_back(self, waits: Unconfirmed, who: str, **fields: Any) -> None:
+        """Go back, for good, to what was before; then to where the node's addresses are by now."""
         await self._call(self._datapath.fall_back)
         log.warning("%s fell back (%s)", _described(waits), who)
         self._tell(waits.kind, who=who, state=FALLEN_BACK, from_revision=waits.revision,
                    from_mode=word(waits.mode), from_hash=self._hash(waits.revision), **fields)  # fmt: skip
+        await self._follow()
 
     def _refuse_while(self, waits: Unconfirmed | None) -> None:
         if waits is not None:
@@ -374,7 +375,7 @@ class Node:
         out: dict[str, Any] = {
             "revision": self._datapath.revision, "mode": word(self._datapath.mode), "hash": self.policy_hash,
             "known": compiled is not None, "file": "", "who": "", "text": "", "default": "", "rules": [],
-            "identities": [], "host": [], "unconfirmed": self.unconfirmed(),
+            "identities": [], "host": list(self._host), "unconfirmed": self.unconfirmed(),
             "builtins": switched(policy.builtins_off if policy is not None else frozenset()),
         }  # fmt: skip
         if running is not None:

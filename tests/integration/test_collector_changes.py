@@ -224,3 +224,35 @@ async def test_host_is_where_the_node_is(nats_server: NatsServer, tmp_path: Path
     assert len({r.hash for r in policy}) == 1
     told = {r.revision: [i.addresses for i in r.identities if i.name == "host"] for r in policy if r.identities}
     assert told == {1: [["10.0.0.1"]], 2: [["10.0.0.1", "fd00::1"]], 3: [["10.0.0.9"]], 4: [["10.0.0.10"]]}
+
+
+@pytest.mark.parametrize("change", ["policy.apply", "mode"])
+async def test_what_is_taken_back_is_where_the_node_is_by_now(
+    nats_server: NatsServer, tmp_path: Path, policy_file: Path, change: str
+) -> None:
+    to_host = "version: 1\nrules: [{name: ssh, to: host, ports: [22/tcp], action: allow}]\n"
+    await asyncio.to_thread(policy_file.write_text, to_host)
+    kernel = FakeKernel()
+    kernel.host.move("10.0.0.1")
+    settings = settings_for(tmp_path, nats_server.url, policy_file=policy_file)
+    there: dict[str, str] = {"text": POLICY, "file": "other.yaml"} if change != "mode" else {"mode": "enforce"}
+    back: dict[str, str] = {"text": to_host, "file": "back.yaml"} if change != "mode" else {"mode": "monitor"}
+    async with collecting(settings, Opener(kernel)) as running:
+        await running.ask(change, **there, confirm_within=60)
+        kernel.host.move("10.0.0.9")
+        await until(lambda: running.collector.node._host == ("10.0.0.9",), "the move to be noticed")
+        answer = await running.ask(change, **back)
+        assert answer["changed"] is True and answer["unconfirmed"] is None
+        shown = await running.ask("policy.show")
+        assert (shown["text"], shown["host"]) == (to_host, ["10.0.0.9"])
+        assert kernel.applied[-1][0].host == ("10.0.0.9",)
+        assert shown["revision"] == kernel.revision == answer.get("revision", kernel.revision)
+
+
+async def test_where_the_node_is_without_a_policy(nats_server: NatsServer, tmp_path: Path) -> None:
+    """`policy diff running FILE` reads the first policy of a node by it."""
+    kernel = FakeKernel()
+    kernel.host.move("10.0.0.1")
+    async with collecting(settings_for(tmp_path, nats_server.url), Opener(kernel)) as running:
+        shown = await running.ask("policy.show")
+    assert (shown["text"], shown["host"]) == ("", ["10.0.0.1"])
