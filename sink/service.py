@@ -50,6 +50,7 @@ class Sink:
         self._holes = HoleWatch(settings.gap_deadline, time.monotonic)
         self._last_commit: float | None = None
         self._archive = Archive(settings.archive) if settings.archive else None
+        self._filling: asyncio.Task[bool] | None = None
         self._trouble = ""
         self._stopping = False
         self.api = api.Api(store, settings, self.status)
@@ -114,8 +115,7 @@ class Sink:
                 if time.monotonic() >= min(next_rollup, next_retention):
                     await self._roll_up()
                     next_rollup = time.monotonic() + self.settings.rollup_interval
-                if time.monotonic() >= next_retention:
-                    await self._retain()
+                if time.monotonic() >= next_retention and await self._retain():
                     next_retention = time.monotonic() + self.settings.retention_interval
             except StoreError as error:
                 log.error("%s (%s)", error, error.hint)
@@ -123,12 +123,18 @@ class Sink:
                 pass  # the readers say so
             await asyncio.sleep(TICK)
 
-    async def _retain(self) -> None:
-        """Retention; what it is to delete goes into the archive first, beside the writer."""
+    async def _retain(self) -> bool:
+        """Retention. What it is to delete goes into the archive first, beside everything else: False until then."""
         if self._archive is not None:
-            until = await self.write(retention.horizon, self.store, self.settings)
-            await asyncio.to_thread(self._archive.fill, self.store, until)
+            if self._filling is None:
+                until = await self.write(retention.horizon, self.store, self.settings)
+                self._filling = asyncio.create_task(asyncio.to_thread(self._archive.fill, self.store, until))
+            if not self._filling.done():
+                return False
+            self._filling.result()
+            self._filling = None
         await self.write(retention.apply, self.store, self.settings, self._archive)
+        return True
 
     async def _roll_up(self, seconds: float = math.inf) -> None:
         """Step by step, so that commits go between; a sink that is behind stores first. Gives up after `seconds`."""
