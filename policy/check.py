@@ -1,7 +1,8 @@
 """What is valid in a policy and probably not meant: warnings, each with its place.
 
 Nothing is guessed from the text: what a rule can decide is read off the classes, so `shadowed` and `never_matches`
-are exact. `host` is empty unless the node's addresses are given; rules that speak of it are then not judged.
+are exact. `host` is empty unless the node's addresses are given: then no warning stands on what they would change, be
+it by `host` or by `world`, which they are not of.
 """
 
 from collections.abc import Iterator
@@ -91,13 +92,15 @@ def _rules(compiled: Compiled, policy: Policy) -> Iterator[PolicyWarning]:
     deciders = _Deciders(compiled, list(families.values()))
     open_to_world = {family: _open_to_world(compiled, part) for family, part in families.items()}
     for number, rule in enumerate(compiled.order):
-        if not compiled.host and _speaks_of_host(rule):
+        if not compiled.host and _may_match_host(rule):
             continue
         if not deciders.matches(number):
             yield _never(rule)
             continue
         if (by := deciders.shadowed_by(number)) is not None:
-            yield _shadowed(rule, [compiled.order[other] for other in by])
+            others = [compiled.order[other] for other in by]
+            if compiled.host or all(_covers_host(other, rule) for other in others):
+                yield _shadowed(rule, others)
             continue
         opened = [family for family, mask in open_to_world.items() if mask[number]]
         if rule.action == Decision.ALLOW and opened:
@@ -115,9 +118,19 @@ def _open_to_world(compiled: Compiled, part: _Family) -> np.ndarray:
     return np.unpackbits(bits.view("u1"), bitorder="little")[:n].astype(bool)
 
 
-def _speaks_of_host(rule: Rule) -> bool:
+def _may_match_host(rule: Rule) -> bool:
+    """Whether it may match what it does not match while `host` is empty, or the other way round."""
     sides = (rule.source, rule.destination)
-    return any(Reserved.HOST in (*side.terms, *side.exclude) for side in sides)
+    return any(Reserved.HOST in (*side.terms, *side.exclude) or Reserved.WORLD in side.exclude for side in sides)
+
+
+def _covers_host(other: Rule, rule: Rule) -> bool:
+    """Whether `other` covers what `rule` matches of the node's addresses, wherever they are, if it covers the rest."""
+    sides = ((other.source, rule.source), (other.destination, rule.destination))
+    return not any(
+        Reserved.HOST in its.exclude or (Reserved.WORLD in its.terms and mine.terms != (Reserved.WORLD,))
+        for its, mine in sides
+    )
 
 
 def _never(rule: Rule) -> PolicyWarning:
