@@ -1,6 +1,7 @@
 """`policy suggest`: a policy that allows what was recorded."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,7 +166,7 @@ def _never_seen(opens: dict[str, int]) -> str:
 
 
 def _amount(count: int) -> str:
-    return f"{count:,}" if count < 1 << 40 else f"2^{count.bit_length() - 1}"
+    return f"{count:,}" if count < 1 << 40 else f"2^{round(math.log2(count))}"
 
 
 def _some(items: list[str], most: int) -> str:
