@@ -79,9 +79,11 @@ def _tables(handle: "Handle", compiled: "Compiled", slot: int) -> list[tuple[np.
     order = np.minimum(np.arange(4**levels), len(rows) - 1)
     head = np.array(compiled.slot).reshape(1)
     head["levels"] = levels
-    out = [(handle.config.values["slots"][0, slot : slot + 1], head.view(np.uint64))]
+    out: list[tuple[np.ndarray, np.ndarray]] = [
+        (handle.config.values["slots"][0, slot : slot + 1], head.view(np.uint64))
+    ]
     live = _slot_of(handle.range_nodes, slot)
-    wanted = np.zeros(live.shape, np.uint64)
+    wanted: np.ndarray = np.zeros(live.shape, np.uint64)
     at = 0
     for level in range(levels):
         begin = order[:: 4 ** (levels - 1 - level)].reshape(-1, 4)

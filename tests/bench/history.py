@@ -1,10 +1,9 @@
-"""Questions to a long history: audits, the common questions, the writer beside readers, bytes a verdict.
+"""Questions to a long history: audits, the common questions, the writer beside readers.
 
 The history is made up (tests/support/history.py says how) by the sink's own store, in its commits, rolled up and folded
 as a sink does. Questions are asked of a running sink over its socket, as the commands do.
 """
 
-import shutil
 import tempfile
 import threading
 import time
@@ -14,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-import duckdb
 import nats
 import uvloop
 
@@ -24,18 +22,16 @@ from schemas.verdict import STRIDE
 from sink.client import History
 from sink.errors import SinkError
 from sink.history.audit import Question, Text
-from sink.history.export import export
-from sink.store import Commit, Store, prepare, rollup
-from sink.store.compaction import compact
 from tests.bench.figures import Figure, Options
 from tests.bench.installation import wait_until
 from tests.bench.processes import memory
+from tests.bench.stored import build
 from tests.support import batches, history
 from tests.support.naive_policy import NaivePolicy, Tuple
 from tests.support.nats import NatsServer
 from tests.support.sinks import SinkProcess, settings
 
-COMMIT, MESSAGE = 122_880, 4_000
+MESSAGE = 4_000
 BLOCK_SECONDS = 8640.0
 """A day of ten blocks: 116 events a second."""
 NOBODY = "nats://127.0.0.1:9"
@@ -50,7 +46,7 @@ class Bench:
     """See the module."""
 
     NAME = "history"
-    WHAT = "questions to a long history, the writer beside readers, bytes a verdict"
+    WHAT = "questions to a long history, and the writer beside readers"
     FIGURES = (
         Figure("audit, small", "10 M verdicts under a policy of 1,000 rules", "s", at_most=3.0),
         Figure("audit, large", "100 M verdicts, the same", "s", at_most=30.0),
@@ -62,17 +58,12 @@ class Bench:
         Figure("writer", "JetStream to DuckDB, nobody asks", RATE),
         Figure("beside one", "and one reader never rests", RATE, peer="writer", ratio_at_least=0.8),
         Figure("beside four", "and four never rest", RATE, peer="writer", ratio_at_least=0.5),
-        Figure("disk", "of the small history, as it came, less roll-ups", "bytes/verdict"),
-        Figure("roll-ups", "of the small history", "bytes/verdict"),
-        Figure("compacted", "verdicts of the small history after compaction", "bytes/verdict", at_most=20.0),
-        Figure("Parquet", "verdicts of the small history, exported", "bytes/verdict", at_most=10.0),
     )
 
     def __init__(self, options: Options) -> None:
         self._small, self._large = (1, 2) if options.quick else (10, 100)
         self._stream = (1 if options.quick else 4) * history.BLOCK
         self.notes: list[str] = []
-        self._sizes: dict[str, float] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -81,36 +72,18 @@ class Bench:
             self._build(name, blocks)
         self._server = self._stack.enter_context(NatsServer(self._scratch / "nats"))
         uvloop.run(self._fill())
-        self._measure_sizes()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def _build(self, name: str, blocks: int) -> None:
-        begun, at = time.monotonic(), 0
-        store = Store.open(settings(self._scratch / name, NOBODY))
-        store.append(Commit(records=[history.record()]))
-        for rows in history.RealTraffic(BLOCK_SECONDS).blocks(blocks):
-            for i in range(0, len(rows), COMMIT):
-                part = rows[i : i + COMMIT]
-                store.append(Commit(batches=[prepare(batches.batch(part, at * STRIDE))]))
-                at += len(part)
-        stored = time.monotonic()
-        store.connection.execute("CHECKPOINT")
-        self._sizes["disk"] = settings(self._scratch / name, NOBODY).database.stat().st_size / at
-        while rollup.step(store):
-            pass
-        rollup.fold(store)
-        ends = "src_hi, src_lo, dst_hi, dst_lo, proto, dport"
-        rolled = time.monotonic()
-        (tuples,) = store.connection.execute(
-            f"SELECT count(*) FROM (SELECT DISTINCT {ends} FROM store.pairs_1h)"
-        ).fetchone() or (0,)
-        store.close()
+        traffic = history.RealTraffic(BLOCK_SECONDS).blocks(blocks)
+        built = build(settings(self._scratch / name, NOBODY), traffic, history.record())
         self.notes.append(
-            f"{name}: {at:,} verdicts of {tuples:,} distinct tuples in {blocks * BLOCK_SECONDS / 3600:g} h, stored in"
-            f" {stored - begun:.0f} s, rolled up in {rolled - stored:.0f} s"
+            f"{name}: {built.verdicts:,} verdicts of {built.tuples:,} distinct tuples in"
+            f" {blocks * BLOCK_SECONDS / 3600:g} h, stored in {built.stored_seconds:.0f} s, rolled up in"
+            f" {built.rolled_seconds:.0f} s"
         )
 
     async def _fill(self) -> None:
@@ -130,22 +103,6 @@ class Bench:
                 self._sent += len(part)
         await client.close()
 
-    def _measure_sizes(self) -> None:
-        path = settings(self._scratch / "small", NOBODY).database
-        with History.on_file(path) as found, tempfile.TemporaryDirectory(dir=self._scratch) as directory:
-            count = found.sql("SELECT count(*) AS n FROM store.verdicts")["n"][0].as_py()
-            done = export(found, Path(directory))
-            parquet = sum(file.bytes for file in done.manifest.files if file.table == "verdicts")
-        rolled = path.stat().st_size / count - self._sizes["disk"]
-        alone = self._scratch / "verdicts.duckdb"
-        shutil.copy(path, alone)
-        with duckdb.connect(str(alone)) as connection:
-            for table in ("pairs_1m", "pairs_1h"):
-                connection.execute(f"DELETE FROM store.{table}")
-        compacted = compact(alone).after
-        alone.unlink()
-        self._sizes |= {"roll-ups": rolled, "compacted": compacted / count, "Parquet": parquet / count}
-
     # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def measure(self) -> dict[str, float]:
@@ -159,7 +116,6 @@ class Bench:
         return {
             "audit, small": small, "audit, large": large, "audit peak": peak, "audit, in a loop": self._loop(),
             **asked, "writer": self._write(0), "beside one": self._write(1), "beside four": self._write(4),
-            **self._sizes,
         }  # fmt: skip
 
     @contextmanager
