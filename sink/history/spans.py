@@ -82,10 +82,11 @@ def relation(cursor: duckdb.DuckDBPyConnection, since: int | None = None, until:
     `crossing`: in extra rows without flows, packets and bytes, how many flows that were open at `since` have an event
     in the span, by what the last one says. Flows that touch the span: sum(flows + crossing).
 
-    To be used within one transaction on `cursor`, begun by the caller; a temporary table stays in it. Of what is not
-    rolled up yet, nothing is known as `duplicate`. Raises BusyError when more than WAITING_MOST events are not.
+    To be used within one transaction on `cursor`, begun by the caller; a temporary table stays in it. `duplicate` is
+    true where that is known: of flows whose first record is not rolled up yet it is not, and of parts of a minute only
+    where all that the pair said in the minute is. Raises BusyError when more than WAITING_MOST events are not.
     """
-    first, past = max(0, since or 0), FOR_EVER if until is None else min(until, FOR_EVER)
+    first, past = (min(max(0, bound), FOR_EVER) for bound in (since or 0, FOR_EVER if until is None else until))
     events_from, minutes_from, folded = _kept(cursor)
     unrolled = _unrolled(cursor)
     waiting = sum(ranges.total() for ranges in unrolled.values()) // STRIDE
@@ -110,7 +111,7 @@ def relation(cursor: duckdb.DuckDBPyConnection, since: int | None = None, until:
                 f"SELECT {COLUMNS}, {piece.exact}, 0 FROM store.{piece.table} WHERE {within(piece.first, piece.past)}"
             )
     if since is not None:
-        parts.append(_crossing(first, past))
+        parts.append(_crossing(cursor, first, past))
     return f"({' UNION ALL '.join(parts)})"
 
 
@@ -142,55 +143,85 @@ def _add_unrolled(cursor: duckdb.DuckDBPyConnection, ring: int, ranges: RangeSet
     row = cursor.execute(f"SELECT coalesce(max(past), 0) FROM store.rolled WHERE ring = {ring}").fetchone()
     where = " OR ".join(f"({uncounted(ring, first, past, row[0] if row else 0)})" for first, past in parts)
     where = f"ring = {ring} AND position >= {parts[0][0]} AND position < {parts[-1][1]} AND ({where})"
-    open_before = f"SELECT {', '.join(BASE)} FROM store.open_flows WHERE ring = {ring} AND NOT ended"
-    _add(cursor, where, f"{open_before} AND flow_id IN (SELECT flow_id FROM events)", judged(ring, where), span)
+    events = f"SELECT {', '.join(EVENT)} FROM store.verdicts WHERE {where}"
+    before = f"""SELECT {", ".join(BASE)} FROM store.open_flows
+        WHERE ring = {ring} AND NOT ended AND flow_id IN (SELECT flow_id FROM events)"""
+    known = f"LEFT JOIN store.open_flows AS o ON o.ring = {ring} AND NOT o.ended AND o.flow_id = i.flow_id"
+    rows = added(judged(ring, where), "coalesce(o.duplicate, false)", known)
+    _add(cursor, events, before, rows, span)
 
 
 def _add_cut(cursor: duckdb.DuckDBPyConnection, ring: int, piece: Piece, unrolled: RangeSet) -> None:
-    """What the events of a part of a minute add; those of `unrolled` are seen to already."""
-    where = f"ring = {ring} AND {within(piece.first, piece.past)}"
-    where += "".join(f" AND NOT (position >= {first} AND position < {past})" for first, past in unrolled)
+    """What the events of a part of a minute add; those of `unrolled` are seen to already.
+
+    A clock that was set back comes by twice: what the flows did between is needed for their differences.
+    """
+    rolled = f"ring = {ring}" + "".join(f" AND NOT (position >= {a} AND position < {b})" for a, b in unrolled)
+    inside = f"{rolled} AND {within(piece.first, piece.past)}"
+    bounds = cursor.execute(f"SELECT min(position), max(position) FROM store.verdicts WHERE {inside}").fetchone()
+    if bounds is None or bounds[0] is None:
+        return
+    events = f"""SELECT {", ".join(EVENT)} FROM store.verdicts LEFT JOIN (
+            SELECT flow_id, min(position) AS first, max(position) AS last FROM store.verdicts
+            WHERE {inside} AND flow_id <> 0 GROUP BY flow_id
+        ) AS of_flow USING (flow_id)
+        WHERE {rolled} AND position BETWEEN {bounds[0]} AND {bounds[1]}
+        AND ({within(piece.first, piece.past)} OR position BETWEEN first AND last)"""
     totals = ", ".join(f"max(v.{name}) AS {name}" for name in TOTALS)  # totals never fall
     before = f"""SELECT max(v.position) AS position, flow_id, {totals} FROM store.verdicts AS v JOIN (
             SELECT flow_id, min(position) AS first FROM events WHERE flow_id <> 0
             GROUP BY flow_id HAVING min(event) <> {_NEW}
         ) AS e USING (flow_id)
-        WHERE ring = {ring} AND time < make_timestamp_ns({piece.first}) AND v.position < e.first GROUP BY flow_id"""
+        WHERE ring = {ring} AND v.position < e.first AND v.position < {bounds[1]} GROUP BY flow_id"""
     verdicts = f"""(SELECT ring, position, {", ".join(KEYS[:-1])} FROM store.verdicts WHERE ring = {ring}
         AND position BETWEEN (SELECT min(judged) FROM increments) AND (SELECT max(judged) FROM increments))"""
-    _add(cursor, where, before, verdicts, (piece.first, piece.past), f"bool_and(flows = 0 OR event = {_NEW})")
+    duplicate = _duplicate(cursor, piece.first, piece.past)
+    rows = f"(SELECT e.* REPLACE ({duplicate} AS duplicate) FROM {added(verdicts)} AS e)"
+    _add(cursor, events, before, rows, (piece.first, piece.past), f"bool_and(flows = 0 OR event = {_NEW})")
 
 
 def _add(  # noqa: PLR0917 – what is asked, in the order it is asked
     cursor: duckdb.DuckDBPyConnection,
-    where: str,
+    events: str,
     before: str,
-    verdicts: str,
+    rows: str,
     span: tuple[int, int],
     detail: str = "true",
 ) -> None:
-    """Add increments of the events `where`, after those that `before` asks for, to events_of_span."""
-    events = cursor.execute(f"SELECT {', '.join(EVENT)} FROM store.verdicts WHERE {where}").to_arrow_table()
-    if not events:
+    """Add increments of `events`, after those that `before` asks for, to events_of_span: `rows` has their verdicts."""
+    found = cursor.execute(events).to_arrow_table()
+    if not found:
         return
-    cursor.register("events", events)
-    rows = increments(events, cursor.execute(before).to_arrow_table()).rows
+    cursor.register("events", found)
+    cursor.register("increments", increments(found, cursor.execute(before).to_arrow_table()).rows)
     cursor.unregister("events")
-    cursor.register("increments", rows)
-    cursor.execute(f"INSERT INTO events_of_span {summed(added(verdicts), MINUTE, *span, f', {detail}')}")
+    cursor.execute(f"INSERT INTO events_of_span {summed(rows, MINUTE, *span, f', {detail}')}")
     cursor.unregister("increments")
 
 
-def _crossing(first: int, past: int) -> str:
+def _duplicate(cursor: duckdb.DuckDBPyConnection, first: int, past: int) -> str:
+    """Of rolled up events `e` in the span: whether all that their pair said in their minute is known as duplicate."""
+    row = cursor.execute("SELECT count(DISTINCT node) > 1 FROM store.rings").fetchone()
+    if not row or not row[0]:
+        return "false"
+    return f"""coalesce((SELECT bool_and(p.duplicate) FROM store.pairs_1m AS p
+        WHERE {within(first // MINUTE * MINUTE, past, "p.time")} AND p.ring = e.ring
+        AND p.time = make_timestamp_ns(epoch_ns(e.time) // {MINUTE} * {MINUTE})
+        AND {" AND ".join(f"p.{name} = e.{name}" for name in KEYS[:-1])}), false)"""
+
+
+def _crossing(cursor: duckdb.DuckDBPyConnection, first: int, past: int) -> str:
     """Flow ids of one CPU rise with the moments the flows began: a flow below all that began in the span crosses."""
     none = ", ".join(f"0 AS {name}" for name in SUMS)
-    keys = ", ".join(f"v.{name}" for name in KEYS[:-1])
-    return f"""SELECT v.ring, v.time, {keys}, false AS duplicate, {none}, v.time, v.time, true, 1
-        FROM store.verdicts AS v JOIN (
+    keys = ", ".join(f"e.{name}" for name in KEYS[:-1])
+    duplicate = f"coalesce(o.duplicate, {_duplicate(cursor, first, past)})"
+    return f"""SELECT e.ring, e.time, {keys}, {duplicate}, {none}, e.time, e.time, true, 1
+        FROM store.verdicts AS e JOIN (
             SELECT e.ring, max(e.position) AS position FROM store.verdicts AS e LEFT JOIN (
                 SELECT ring, flow_id >> 48 AS cpu, min(flow_id) AS least FROM store.verdicts
                 WHERE time >= make_timestamp_ns({first}) AND event = {_NEW} GROUP BY ALL
             ) AS born ON born.ring = e.ring AND born.cpu = e.flow_id >> 48
             WHERE {within(first, past, "e.time")} AND e.flow_id <> 0
                 AND (born.least IS NULL OR e.flow_id < born.least) GROUP BY e.ring, e.flow_id
-        ) AS last ON last.ring = v.ring AND last.position = v.position"""
+        ) AS last ON last.ring = e.ring AND last.position = e.position
+        LEFT JOIN store.open_flows AS o ON o.ring = e.ring AND o.flow_id = e.flow_id"""

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas import envelope
 from schemas.codes import EventKind
 from schemas.verdict import STRIDE
 from sink.errors import BusyError
@@ -20,6 +21,7 @@ from tests.support.rollups import HOUR, MINUTE, keep, naive, roll_up, stored, wi
 ROWS = batches.traffic(1500, seconds=3 * 3600.0).rows
 FIRST = int(ROWS["time"].min()) + batches.CLOCK
 LAST = int(ROWS["time"].max()) + batches.CLOCK
+BEGIN = batches.CLOCK + batches.START
 AMIDST = int(ROWS["time"][ROWS["event"] == EventKind.SAMPLE][333]) + batches.CLOCK
 """The moment of a sample: its flow is open."""
 NOW = LAST // HOUR * HOUR + rollup.SETTLED
@@ -166,6 +168,48 @@ def test_flows_open_at_the_beginning_are_counted_beside(memory: Store, rolled: b
     assert len(began & inside) > 0
     assert asked(memory, "sum(crossing), sum(flows)", since) == [(len(began & inside), len(inside - began))]
     assert asked(memory, "sum(crossing)") == [(0,)]
+
+
+@pytest.mark.parametrize("rolled", [False, True])
+@pytest.mark.parametrize("cut", [1, 61, 62, 100, 121, 3631])
+def test_a_clock_set_back_comes_by_twice(memory: Store, rolled: bool, cut: int) -> None:
+    """The minute that is cut may hold events of both times; those between are needed for the differences."""
+    told = ((0, 0, 1), (60, 0, 4), (3630, 0, 10), (3661, HOUR, 30), (3720, HOUR, 40))  # s, set back by, packets so far
+    for number, (at, back, packets) in enumerate(told):
+        row = batches.verdict(time=batches.START + at * 10**9, event=2 if at else 1, packets_original=packets)
+        where = {"node": "n1", "ring": "r1", "start": number * STRIDE}
+        data = envelope.encode(row, clock=batches.CLOCK - back, rev=1, **where)
+        memory.append(Commit(batches=[prepare(envelope.decode(data))]))
+    if rolled:
+        roll_up(memory)
+    adds = {0: 1, 60: 3, 3630: 6, 61: 20, 120: 10}
+    packets = "coalesce(sum(packets_original), 0)::UBIGINT"
+    assert asked(memory, packets, None, BEGIN + cut * 10**9) == [(sum(n for at, n in adds.items() if at < cut),)]
+    assert asked(memory, packets, BEGIN + cut * 10**9) == [(sum(n for at, n in adds.items() if at >= cut),)]
+
+
+def test_parts_of_a_minute_know_what_another_node_counts(memory: Store) -> None:
+    rows = np.concatenate([
+        batches.verdict(),
+        batches.verdict(event=EventKind.SAMPLE, packets_original=5, time=batches.START + 10**10),
+        batches.verdict(event=EventKind.END, packets_original=6, time=batches.START + 2 * 10**10),
+    ])  # fmt: skip
+    for node in ("n1", "n2"):
+        append(memory, rows[:2], node=node, ring="r")
+    roll_up(memory)
+    for node in ("n1", "n2"):
+        append(memory, rows[2:], 2, node=node, ring="r")
+    for _ in ("not rolled up", "rolled up"):
+        for since, counted in ((BEGIN - 1, (1, 0, 6)), (BEGIN + 1, (0, 1, 5))):
+            for which in ("duplicate", "NOT duplicate"):
+                sums = (f"sum({name}) FILTER ({which})" for name in ("flows", "crossing", "packets_original"))
+                assert asked(memory, ", ".join(sums), since) == [counted]
+        roll_up(memory)
+
+
+def test_a_moment_beyond_all_time_holds_nothing(memory: Store) -> None:
+    append(memory, ROWS[:10])
+    assert asked(memory, "count(*)", 1 << 63) == asked(memory, "count(*)", 1 << 70, 1 << 71) == [(0,)]
 
 
 def test_deleted_events_leave_whole_minutes_that_say_so(memory: Store) -> None:
