@@ -154,7 +154,8 @@ def loss_record(produced: int, *, node: str = "n1", ring: str = "r1", time: int 
     parsed = packets + untracked + flows.packets
     counters = {codes.word(counter): 0 for counter in Counter} | {
         "parsed": parsed, "untracked_unattributable": untracked, "ended_packets": packets, "samples_lost": lost,
-        "samples_held_back": held_back, "samples_lost_denied": lost // 2, "events_due": produced + pending + lost + held_back,
+        "samples_held_back": held_back, "samples_lost_denied": lost // 2,
+        "events_due": produced + pending + lost + held_back,
     }  # fmt: skip
     given: dict = {
         "counters": counters, "judged_packets": parsed,
