@@ -120,8 +120,9 @@ def _open_to_world(compiled: Compiled, part: _Family) -> np.ndarray:
 
 def _may_match_host(rule: Rule) -> bool:
     """Whether it may match what it does not match while `host` is empty, or the other way round."""
-    sides = (rule.source, rule.destination)
-    return any(Reserved.HOST in (*side.terms, *side.exclude) or Reserved.WORLD in side.exclude for side in sides)
+    return rule.speaks_of(Reserved.HOST) or any(
+        Reserved.WORLD in side.exclude for side in (rule.source, rule.destination)
+    )
 
 
 def _covers_host(other: Rule, rule: Rule) -> bool:

@@ -8,11 +8,11 @@ import numpy as np
 
 from policy.boxes import Axes, Budget, Joint, changes
 from policy.builtin import BUILTINS
-from policy.compile import Compiled
+from policy.compile import Compiled, compile_policy
 from policy.describe import Addresses, Names, PortNames, Ports, names_of
 from policy.evaluate import evaluate
-from policy.model import BITS, Prefix
-from policy.space import FAMILIES, Cells, Places, prefixes_of
+from policy.model import BITS, Prefix, Reserved
+from policy.space import FAMILIES, Cells, Places, prefixes_of, unnamed
 from schemas.codes import PROTOCOLS, Decision, PortGroup
 from schemas.structs import PORT_GROUPS
 
@@ -95,6 +95,20 @@ def diff(a: Compiled, b: Compiled, *, rules: bool = False) -> Diff:
     on = [name for bit, name in enumerate(BUILTINS) if now & ~was & 1 << bit]
     off = [name for bit, name in enumerate(BUILTINS) if was & ~now & 1 << bit]
     return Diff(rows, on, off)
+
+
+def with_a_host(a: Compiled, b: Compiled) -> tuple[Compiled, Compiled]:
+    """Two policies of files, which do not say where the node is, as they are for one at addresses that neither names:
+    else what they say of `host`, and of it by leaving it out of `world`, would not be compared.
+
+    Raises PolicyError as `compile_policy`.
+    """
+    words = (Reserved.HOST, Reserved.WORLD)
+    if not any(rule.speaks_of(word) for each in (a, b) for rule in each.order for word in words):
+        return a, b
+    prefixes = prefixes_of(a.policy, a.host) | prefixes_of(b.policy, b.host)
+    host = [str(unnamed(family, prefixes)) for family in FAMILIES]
+    return compile_policy(a.policy, host=host), compile_policy(b.policy, host=host)
 
 
 def _drafts(a: Compiled, b: Compiled, names: dict[int, Names], ports: PortNames, *, rules: bool) -> list[_Draft]:

@@ -232,6 +232,8 @@ def _match(rule: Rule, rules: list[Rule], *, decides: bool) -> Match:
 
 
 def _notes(compiled: Compiled, family: int, proto: int, port: int) -> Iterator[str]:
+    if not compiled.host and any(rule.speaks_of(Reserved.HOST) for rule in compiled.order):
+        yield "which addresses are the node's own is not known here: as if it had none, `host` matches nothing"
     for name, of_family, of_proto, ports, when in _BUILTIN_NOTES:
         on = int(compiled.slot["builtins"]) >> BUILTINS.index(name) & 1
         if on and (family, proto) == (of_family, of_proto) and port in ports:

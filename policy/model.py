@@ -132,6 +132,10 @@ class Rule:
             return int(self.report_only), self.name
         return 2, self.name
 
+    def speaks_of(self, word: Reserved) -> bool:
+        """Whether one of its ends selects or excepts `word`."""
+        return any(word in (*side.terms, *side.exclude) for side in (self.source, self.destination))
+
 
 @dataclass(frozen=True)
 class Policy:

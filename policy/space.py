@@ -109,6 +109,20 @@ def runs(mask: np.ndarray) -> Iterator[tuple[int, int]]:
     return zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
+def unnamed(family: int, prefixes: Iterable[Prefix]) -> Prefix:
+    """An address of `family` that is in none of `prefixes` (but for the shortest, if they hold every address)."""
+    usual = Prefix(family, _DOCUMENTATION[family] + 1, BITS[family])
+    known = {item for item in prefixes if item.family == family}
+    cells = Cells.of(family, {*known, usual})
+    for shortest in range(1, BITS[family] + 1):
+        free = ~cells.inside(item for item in known if item.length >= shortest)
+        if free[cells.slice(usual)].all():
+            return usual
+        if free.any():
+            return Prefix(family, cells.example(np.flatnonzero(free)), BITS[family])
+    raise AssertionError("no policy names every address by itself")
+
+
 def prefixes_of(policy: Policy | None, host: Iterable[str]) -> set[Prefix]:
     """Every prefix that `policy` and the node's addresses name."""
     found = {prefix(address) for address in host}

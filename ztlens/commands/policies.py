@@ -150,12 +150,13 @@ def diff(
     """What B changes against A, by meaning: who gains and who loses access. Exit status 1 if anything does."""
     check_output(output, ("table", "json"))
     from policy.diff import diff as difference
+    from policy.diff import with_a_host
 
     running = load(settings, RUNNING) if RUNNING in (a, b) else None
     host = running.host if running is not None else ()  # a file is compared as it would run here
-    policies = [running if running and source == RUNNING else load(settings, source, host) for source in (a, b)]
+    one, other = (running if running and source == RUNNING else load(settings, source, host) for source in (a, b))
     with _about_the_question():
-        found = difference(policies[0], policies[1], rules=rules)
+        found = difference(*((one, other) if running else with_a_host(one, other)), rules=rules)
     if output == "json":
         show.document({"a": a, "b": b, "same": found.same, "rows": [row_document(row) for row in found.rows],
                        "builtins_on": found.builtins_on, "builtins_off": found.builtins_off})  # fmt: skip

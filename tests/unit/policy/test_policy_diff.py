@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from policy import boxes
 from policy.compile import compile_policy
-from policy.diff import ALLOW, DENY, REPORT, Row, diff
+from policy.diff import ALLOW, DENY, REPORT, Row, diff, with_a_host
 from policy.errors import PolicyError
+from policy.space import unnamed
+from policy.words import prefix
 from tests.support.naive_policy import Judgement, NaivePolicy, Tuple
 from tests.support.naive_rows import NaiveRows
 from tests.support.policies import address_pools, as_yaml, compiled, hosts, policies, random_packets
@@ -205,3 +207,28 @@ def turned(row: Row) -> tuple[str, ...]:
     """The row of the way back."""
     access = {"gained": "lost", "lost": "gained"}.get(row.access, row.access)
     return access, row.after, row.before, str(row.source), str(row.destination), str(row.ports)
+
+
+@pytest.mark.parametrize(
+    ("named", "four", "six"),
+    [
+        ([], "198.51.100.2", "2001:db8::2"),
+        (["0.0.0.0/0", "10.0.0.0/8", "::/0"], "198.51.100.2", "2001:db8::2"),
+        (["198.51.100.0/24", "2001:db8::2"], "0.0.0.1", "2001:db8::1"),
+        (["0.0.0.0/1", "128.0.0.0/1", "0.0.0.0/2", "64.0.0.0/3", "192.0.0.0/2"], "96.0.0.1", "2001:db8::2"),
+    ],
+)
+def test_an_address_that_no_policy_names(named: list[str], four: str, six: str) -> None:
+    prefixes = [prefix(word) for word in named]
+    assert [str(unnamed(family, prefixes)) for family in (4, 6)] == [four, six]
+
+
+def test_files_are_compared_for_a_node_somewhere_else() -> None:
+    """What leaves the host out of `world` differs for the host alone."""
+    closed = "version: 1\nrules:\n  - {name: n, from: world, to: 10.0.0.0/8, action: deny}\n"
+    opened = closed + "  - {name: a, from: any, to: 10.0.0.0/8, action: allow}\n"
+    assert diff(compiled(closed), compiled(opened)).same, "a node without addresses"
+    rows = diff(*with_a_host(compiled(closed), compiled(opened))).rows
+    assert told(rows) == [("gained", DENY, ALLOW, "host", "10.0.0.0/8", "any")]
+    plain = policy(WEB_DB), policy()
+    assert with_a_host(*plain) == plain, "nothing to compile anew"

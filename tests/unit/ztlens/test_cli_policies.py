@@ -86,6 +86,40 @@ def test_diff_of_built_in_rules(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "builtin:ndp is turned off\n"
 
 
+HOST = (
+    OLD
+    + """  - {name: h, from: web, to: host, ports: [22/tcp], action: allow}
+  - {name: w, from: web, to: world, ports: [80/tcp], action: allow}
+"""
+)
+
+
+def test_diff_of_what_is_said_of_the_host(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file does not say where the host is; that does not make a rule about it mean nothing."""
+    Path("host.yaml").write_text(HOST)
+    rows = answer(capsys, "policy", "diff", "old.yaml", "host.yaml", status=1)["rows"]
+    assert [(row["access"], row["from"], row["to"], row["ports"]) for row in rows] == [
+        ("gained", ["web"], ["host"], ["22/tcp"]),
+        ("gained", ["web"], ["world"], ["80/tcp"]),
+    ]
+    assert (rows[0]["example"]["dst"], rows[0]["example"]["rule_after"]) == ("198.51.100.2", "h")
+    assert rows[1]["example"]["dst"] == "198.51.100.1"
+    assert answer(capsys, "policy", "diff", "host.yaml", "host.yaml")["same"] is True
+    Path("any.yaml").write_text(HOST.replace("to: world", "to: any"))
+    (row,) = answer(capsys, "policy", "diff", "host.yaml", "any.yaml", status=1)["rows"]
+    assert (row["to"], row["to_except"]) == (["any"], ["world"]), "db, web and the host itself"
+
+
+def test_explain_of_a_file_that_speaks_of_the_host(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("host.yaml").write_text(HOST)
+    question = ("policy", "explain", "--from", "web", "--to", "192.0.2.7", "--port", "22/tcp", "--no-kernel")
+    found = answer(capsys, *question, "host.yaml")
+    assert (found["decision"], found["rule"]) == ("deny", "default")
+    told = "which addresses are the node's own is not known here: as if it had none, `host` matches nothing"
+    assert found["notes"] == [told]
+    assert answer(capsys, *question, "old.yaml")["notes"] == []
+
+
 def test_diff_by_rules(capsys: pytest.CaptureFixture[str]) -> None:
     Path("renamed.yaml").write_text(OLD.replace("name: a", "name: b"))
     assert answer(capsys, "policy", "diff", "old.yaml", "renamed.yaml")["same"] is True
