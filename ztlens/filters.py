@@ -46,6 +46,7 @@ class Filters:
 
 def predicate(filters: Filters, now: datetime | None = None, time_column: str = "time") -> str:
     """The SQL predicate, `TRUE` if nothing was asked for. Raises BadInput for what cannot be understood."""
+    begin, end = times.span(filters.since, filters.until, now)
     parts = [
         _any(_words("decision", codes.Decision, filters.decision)),
         _any(_words("outcome", codes.Outcome, filters.outcome)),
@@ -65,8 +66,8 @@ def predicate(filters: Filters, now: datetime | None = None, time_column: str = 
         _any(map(_port, filters.port)),
         _any(map(_protocol, filters.protocol)),
         *(_where(text) for text in filters.where),
-        f"{time_column} >= {timestamp(times.moment(filters.since, now))}" if filters.since else "",
-        f"{time_column} < {timestamp(times.moment(filters.until, now))}" if filters.until else "",
+        f"{time_column} >= {timestamp(begin)}" if begin else "",
+        f"{time_column} < {timestamp(end)}" if end else "",
     ]
     return " AND ".join(part for part in parts if part) or "TRUE"
 

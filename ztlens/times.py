@@ -31,10 +31,17 @@ def duration(text: str) -> float:
 def moment(text: str, now: datetime | None = None) -> datetime:
     """The moment `text` names, aware, in UTC: a duration back from now, RFC 3339, or a date (local midnight).
 
-    A date and time without an offset is local time too. Raises BadInput.
+    A date and time without an offset is local time too. Raises BadInput, also for what ns of 64 bits cannot say.
     """
-    now = now or datetime.now(UTC)
-    clean = text.strip()
+    found = _named(text.strip(), now or datetime.now(UTC))
+    if found is None:
+        raise BadInput(f"{text!r} is not a time", "write it as 10m, 2h (ago), 2026-02-03, or 2026-02-03T04:05:06Z")
+    if not 1678 <= found.year <= 2261:
+        raise BadInput(f"{text!r} is too far away", "history knows the years 1678 to 2261")
+    return found
+
+
+def _named(clean: str, now: datetime) -> datetime | None:
     if clean.lower() == "now":
         return now
     if clean[:1].isdigit() and clean[-1:].isalpha() and _DURATION.match(clean.lower()):
@@ -49,7 +56,22 @@ def moment(text: str, now: datetime | None = None) -> datetime:
             return datetime.fromisoformat(clean).astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    raise BadInput(f"{text!r} is not a time", "write it as 10m, 2h (ago), 2026-02-03, or 2026-02-03T04:05:06Z")
+    return None
+
+
+def span(since: str, until: str, now: datetime | None = None) -> tuple[datetime | None, datetime | None]:
+    """Two moments, None for an empty text. Raises BadInput, also for a span that has no length."""
+    now = now or datetime.now(UTC)
+    begin, end = (moment(text, now) if text else None for text in (since, until))
+    if begin is not None and end is not None and begin >= end:
+        raise BadInput("--until is not later than --since", "name a span that has a length")
+    return begin, end
+
+
+def span_ns(since: str, until: str) -> tuple[int | None, int | None]:
+    """The same in ns since 1970 UTC."""
+    begin, end = (None if at is None else nanoseconds(at) for at in span(since, until))
+    return begin, end
 
 
 def nanoseconds(at: datetime) -> int:

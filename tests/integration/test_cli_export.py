@@ -88,7 +88,7 @@ def test_export_and_questions_from_it(run: Run, database: Path) -> None:
 def test_bad_input(run: Run, tmp_path: Path) -> None:
     assert "where to is missing" in run("export", status=2)
     assert "is not an output" in run("export", "--to", "out", "-o", "csv", status=2)
-    assert "--until is not after --since" in run("export", "--to", "out", "--since", "1h", "--until", "2h", status=2)
+    assert "--until is not later" in run("export", "--to", "out", "--since", "1h", "--until", "2h", status=2)
     assert "is not a time" in run("export", "--to", "out", "--since", "soon", status=2)
     (tmp_path / "file").write_text("x")
     assert "file is not a directory" in run("export", "--to", "file", status=2)

@@ -325,6 +325,7 @@ async def test_bad_input_is_a_line_and_a_hint(nats_server: NatsServer, tmp_path:
             (["--from", "/nowhere"], 2, "error: /nowhere"),
             (["--where", "nonsense > 1"], 2, 'error: Binder Error: Referenced column "nonsense" not found'),
             (["--since", "tomorrow"], 2, "error: 'tomorrow' is not a time"),
+            (["--since", "1h", "--until", "2h"], 2, "error: --until is not later than --since"),
             (["--nats", "nats://127.0.0.1:1"], 3, "error: no NATS server answers at nats://127.0.0.1:1"),
         ):
             out, err = await one.run("replay", *arguments, status=status)

@@ -59,7 +59,7 @@ def audit(
     if identities not in IDENTITIES:
         raise BadInput(f"--identities {identities!r}", "one of " + ", ".join(IDENTITIES))
     failing = _failing(fail_on or [])
-    begin, end = span(since, until)
+    begin, end = times.span_ns(since, until)
     from sink.history.audit import RUNNING, Question
 
     question = Question(
@@ -78,14 +78,6 @@ def audit(
         told = ", ".join(f"{len(found[name])} {name.replace('_', ' ')}" for name in failed)
         show.say(str(explain(CliError(f"the audit has entries: {told}", "they are what --fail-on forbids", NO))))
         raise typer.Exit(NO)
-
-
-def span(since: str, until: str) -> tuple[int | None, int | None]:
-    """Two options as ns since 1970; None: not given. Raises BadInput."""
-    begin, end = (times.nanoseconds(times.moment(text)) if text else None for text in (since, until))
-    if begin is not None and end is not None and begin >= end:
-        raise BadInput("--until is not later than --since", "name a span that has a length")
-    return begin, end
 
 
 def _failing(given: list[str]) -> list[str]:

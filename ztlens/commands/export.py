@@ -44,15 +44,13 @@ def export(
     check_output(output, ("table", "json"))
     if to is None:
         raise BadInput("where to is missing", "give --to DIR")
-    span = [times.nanoseconds(times.moment(text)) if text else None for text in (since, until)]
-    if span[0] is not None and span[1] is not None and span[0] >= span[1]:
-        raise BadInput("--until is not after --since", "give the earlier moment to --since")
+    begin, end = times.span_ns(since, until)
     with lookup.history(settings, source) as history:
         if evidence:
-            digest = bundle.make(history, to, span[0], span[1], said=show.progress)
+            digest = bundle.make(history, to, begin, end, said=show.progress)
             _told_evidence(to, digest, output)
             return
-        done = exporting.export(history, to, span[0], span[1], said=show.progress)
+        done = exporting.export(history, to, begin, end, said=show.progress)
     _told(done, to, output)
 
 

@@ -80,8 +80,8 @@ def replay_(
     if not set(chosen) <= set(publish.FORMS):
         raise BadInput(f"{forms!r} are not forms of a replay", "some of " + ", ".join(publish.FORMS))
     what = _Asked(
-        predicate(replace(asked, since="", until="")), _nanoseconds(asked.since), _nanoseconds(asked.until), source,
-        from_stream, soon=factor == schedule.MAX,
+        predicate(replace(asked, since="", until="")), *times.span_ns(asked.since, asked.until), source, from_stream,
+        soon=factor == schedule.MAX,
     )  # fmt: skip
     plan = schedule.Schedule(factor, round(times.duration(longest) * 1e9) if longest else None)
     session = session or f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
@@ -97,10 +97,6 @@ def replay_(
         show.say(one.summary())
         raise
     show.say(one.summary())
-
-
-def _nanoseconds(text: str) -> int | None:
-    return times.nanoseconds(times.moment(text)) if text else None
 
 
 async def _publish(one: Replay, settings: Settings, what: _Asked, url: str, forms: tuple[str, ...]) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ztlens import lookup, show
+from ztlens import lookup, show, times
 from ztlens.command import installation
-from ztlens.commands.audit import CAUSES, LINES, port_word, span, waiting
+from ztlens.commands.audit import CAUSES, LINES, port_word, waiting
 from ztlens.commands.history import From, Since, Until, check_output
 from ztlens.commands.policies import read, row_document, rows_table
 from ztlens.config import Settings
@@ -51,7 +51,7 @@ def suggest(
     check_output(output, ("yaml", "json"))
     if generality not in GENERALITIES:
         raise BadInput(f"--generality {generality!r}", "one of " + ", ".join(GENERALITIES))
-    begin, end = span(since, until)
+    begin, end = times.span_ns(since, until)
     from policy.units import Generality
     from sink.history.audit import Text
     from sink.history.suggest import Question
@@ -87,7 +87,17 @@ def _nothing(found: dict[str, Any]) -> Missing:
 
 def _missing(found: dict[str, Any]) -> bool:
     """Whether anything recorded would be denied."""
-    return bool(found["audit"]["newly_denied"] or found["left_out"]["unsure"]["tuples"])
+    return bool(_newly_denied(found)[0] or found["left_out"]["unsure"]["tuples"])
+
+
+def _newly_denied(found: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Of the audit's entries those of flows, and those of packets without one alone: they are judged both ways, so
+    that which the audit judged may be of the reply."""
+    alone, flows = [], []
+    for entry in found["audit"]["newly_denied"]:
+        untracked = entry["lower_bound"] and not (entry["flows"] or entry["crossing"])
+        (alone if untracked else flows).append(entry)
+    return flows, alone
 
 
 def _denied(found: dict[str, Any]) -> CliError:
@@ -98,7 +108,7 @@ def _denied(found: dict[str, Any]) -> CliError:
     ]
     denied = [
         f"{item['src_identity']} → {item['dst_identity']} {port_word(item['proto'], item['dport'])}"
-        for item in found["audit"]["newly_denied"]
+        for item in _newly_denied(found)[0]
     ]
     hint = "add rules for it by hand"
     if unsure:
@@ -147,6 +157,9 @@ def _proof(found: dict[str, Any]) -> Iterator[str]:
         causes[item["cause"]] = causes.get(item["cause"], 0) + item["packets"]
     for cause, packets in causes.items():
         yield f"uncertain: {_count(packets, 'packet')}: {CAUSES[cause]}"
+    alone = sum(entry["packets"] for entry in _newly_denied(found)[1])
+    if alone:
+        yield f"uncertain: {_count(alone, 'packet')}: without a flow, maybe replies"
     if not _missing(found):
         flows = _count(found["audit"]["flows"], "flow")
         yield f"audited: {flows}, of which none that is to be allowed would be denied"

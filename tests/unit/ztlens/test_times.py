@@ -56,6 +56,21 @@ def test_moments(text: str, expected: datetime) -> None:
     assert times.moment(text, NOW) == expected
 
 
+@pytest.mark.parametrize("text", ["2262-01-01", "9999-12-31T23:59:59Z", "1677-12-31", "20000w"])
+def test_a_moment_that_64_bits_cannot_say(text: str) -> None:
+    with pytest.raises(BadInput, match="is too far away"):
+        times.moment(text, NOW)
+
+
+def test_spans() -> None:
+    assert times.span("2h", "1h", NOW) == (NOW - timedelta(hours=2), NOW - timedelta(hours=1))
+    assert times.span("", "1h", NOW) == (None, NOW - timedelta(hours=1))
+    assert times.span_ns("1970-01-01T00:00:01Z", "") == (10**9, None)
+    for since, until in (("1h", "1h"), ("1h", "2h")):
+        with pytest.raises(BadInput, match="--until is not later than --since"):
+            times.span(since, until, NOW)
+
+
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "2026-02-30", "20260203", "12", "T01:00", "10m ago"])
 def test_what_is_no_moment(text: str) -> None:
     with pytest.raises(BadInput):
