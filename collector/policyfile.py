@@ -117,12 +117,15 @@ class PolicyFile:
                 return
             if changed_only and text == self._text:
                 return
-            self._text = text
+            before, self._text = self._text, text
             try:
                 await self._apply(text)
                 self.error = ""
             except RefusedError as error:
-                self.error = str(error)
+                if self._wait():  # by SIGHUP, or in the meantime: what it says anew is looked at afterwards
+                    self._text, self._seen = before, None
+                else:
+                    self.error = str(error)
 
 
 def _signature(path: Path) -> tuple[int, ...] | str:

@@ -190,6 +190,29 @@ async def test_the_file_is_followed(nats_server: NatsServer, tmp_path: Path, pol
     ]  # fmt: skip
 
 
+async def test_a_file_asked_for_too_early_waits(nats_server: NatsServer, tmp_path: Path, policy_file: Path) -> None:
+    """SIGHUP while a change waits: what the file says anew is in force afterwards, without another word."""
+    third = OTHER + "# third\n"
+    kernel = FakeKernel()
+    settings = settings_for(tmp_path, nats_server.url, policy_file=policy_file)
+    async with collecting(settings, Opener(kernel)) as running:
+        await running.ask("policy.apply", text=OTHER, file="other.yaml", confirm_within=60)
+        await asyncio.to_thread(replace, policy_file, third)
+        file = running.collector.file
+        assert file is not None
+        await file.reload()
+        assert (kernel.revision, file.error) == (2, "")
+        await running.ask("policy.confirm")
+        await until(lambda: kernel.revision == 3, "the file to be applied")
+        assert (await running.ask("policy.show"))["text"] == third
+        policy = await all_told(nats_server, running)
+    assert [(r.kind, r.state) for r in policy] == [
+        ("start", "confirmed"), ("revision", "pending"), ("refused", "confirmed"), ("revision", "confirmed"),
+        ("revision", "confirmed"),
+    ]  # fmt: skip
+    assert policy[2].error == "revision 2 waits for its confirmation"
+
+
 async def _with_error(running: Running, text: str | None = None) -> dict[str, Any] | None:
     status: dict[str, Any] = await running.ask("status")
     error = status["policy_error"]
