@@ -152,6 +152,18 @@ def test_what_would_be_denied(installed: SinkSettings, capsys: pytest.CaptureFix
     assert json.loads(said(capsys, "-o", "json", status=1)[0])["left_out"]["unsure"]["packets"] == 1
 
 
+def test_late_replies(installed: SinkSettings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Packets after the end of their flow have none; this one went to the client's port."""
+    reply = {"src": WHO["dst"], "dst": WHO["src"], "sport": 5432, "dport": 40000}
+    record(installed, [*rows(), batches.verdict(flow_id=0, flags=int(Flag.UNTRACKED), **reply)])
+    out, err = said(capsys)
+    assert "# 2 flows, 3 packets, " in out
+    assert err[-2:] == [
+        "uncertain: 1 packet: without a flow, maybe replies",
+        "audited: 3 flows, of which none that is to be allowed would be denied",
+    ]
+
+
 def test_from_an_export(installed: SinkSettings, capsys: pytest.CaptureFixture[str]) -> None:
     record(installed, rows())
     assert main(["export", "--to", "exported"]) == 0

@@ -93,11 +93,10 @@ def _missing(found: dict[str, Any]) -> bool:
 def _newly_denied(found: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Of the audit's entries those of flows, and those of packets without one alone: they are judged both ways, so
     that which the audit judged may be of the reply."""
-    alone, flows = [], []
-    for entry in found["audit"]["newly_denied"]:
-        untracked = entry["lower_bound"] and not (entry["flows"] or entry["crossing"])
-        (alone if untracked else flows).append(entry)
-    return flows, alone
+    denied = found["audit"]["newly_denied"]
+    untracked = [entry["lower_bound"] and not (entry["flows"] or entry["crossing"]) for entry in denied]
+    flows = [entry for entry, without in zip(denied, untracked, strict=True) if not without]
+    return flows, [entry for entry, without in zip(denied, untracked, strict=True) if without]
 
 
 def _denied(found: dict[str, Any]) -> CliError:
