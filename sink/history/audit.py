@@ -29,6 +29,8 @@ from sink.history.query import Answer, explained
 from sink.history.revisions import Revisions
 from sink.history.scopes import Rows, Scope, Scopes
 
+_TCP = 6
+"""Its segments without a flow are judged both ways, too, but those are MIDSTREAM."""
 RUNNING: Literal["running"] = "running"
 Document = dict[str, Any]
 
@@ -175,8 +177,10 @@ def _judge(rows: Rows, scope: Scope, scopes: Scopes, changes: Changes) -> None:
     )
     change = change.astype("u1")
     judged = ~np.isin(reason, NOT_POLICYS)
+    untracked = flags & int(Flag.UNTRACKED) != 0
     # The last that holds is the one that is told.
     causes = (
+        (untracked & (rows["proto"] != _TCP) & (change == Change.NEWLY_DENIED), Change.UNTRACKED),
         (after.unsure, Change.BUILTIN),
         (judged & (not scope.host_known), Change.HOST_UNKNOWN),
         (reason == Reason.HEADLESS_FRAGMENT, Change.HEADLESS_FRAGMENT),
@@ -186,7 +190,6 @@ def _judge(rows: Rows, scope: Scope, scopes: Scopes, changes: Changes) -> None:
     )
     for holds, cause in causes:
         change[holds] = cause
-    untracked = flags & int(Flag.UNTRACKED) != 0
     changes.add(
         change,
         rows | {

@@ -22,6 +22,7 @@ class Change(IntEnum):
     BUILTIN = 6  # a built-in rule that was off then might allow it: that takes more than a tuple
     HOST_UNKNOWN = 7  # a rule speaks of the node's own addresses, and they were not recorded
     ROLLED_UP = 8  # of an hour that the span cuts only the whole is known
+    UNTRACKED = 9  # without a flow it is judged both ways, and of the other way the port is not known
 
 
 class Key(NamedTuple):

@@ -121,7 +121,9 @@ def _note(store: Store, ring: Ring, span: dict[str, int]) -> None:
     connection = store.connection
     rings = store.state.rings.values()
     others = [one.id for one in rings if one.node != ring.node]
-    closed = [one.id for one in rings if one.closed]
+    # A reboot ends a ring without a word; the flows it held never end.
+    newest = {one.node: one.id for one in sorted(rings, key=lambda one: one.id)}
+    closed = [one.id for one in rings if one.closed or one.id != newest[one.node]]
     verdict = ", ".join(f"v.{name}" for name in KEYS[:-1])
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE last_events AS

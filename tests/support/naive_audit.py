@@ -132,6 +132,8 @@ def audit(
             where = "midstream"
         elif before[0] != after.decision:
             where = "newly_denied" if after.decision == "deny" else "newly_allowed"
+            if row["flags"] & Flag.UNTRACKED and packet.proto != 6 and where == "newly_denied":
+                where = "untracked"  # the kernel judges it both ways
         proto = PROTOCOLS.get(packet.proto, str(packet.proto))
         shown = {number: name for name, number in by_revision[revision].identities.items() if number > 1 and not now}
         ends = (shown.get(int(judged[f"{e}_identity"]), getattr(after, f"{e}_identity")) for e in ("src", "dst"))

@@ -28,6 +28,7 @@ CAUSES = {
     "midstream": "begun before it was seen", "headless_fragment": "a fragment without its first",
     "icmp_unrelated": "an ICMP error without its flow", "builtin": "a built-in rule that was off may allow it",
     "host_unknown": "the node's addresses were not recorded", "rolled_up": "of an hour that the span cuts",
+    "untracked": "a packet without a flow, maybe a reply",
 }  # fmt: skip
 """`cause` of what cannot be told, in words."""
 

@@ -156,6 +156,16 @@ def test_untracked_packets_are_a_lower_bound(memory: Store) -> None:
     assert (entry["flows"], entry["packets"], entry["lower_bound"]) == (0, 1, True)
 
 
+def test_a_packet_without_a_flow_may_be_a_reply(memory: Store) -> None:
+    """The kernel judges it both ways, and of the other way its port is not in the record."""
+    memory.append(Commit(records=[shop().record()]))
+    append(memory, batches.untracked(src=WEB, dst=DB, proto=17, dport=53, event=EventKind.SAMPLE, **ALLOW))
+    document = asked(memory, "version: 1\n")
+    (entry,) = document["uncertain"]
+    assert (entry["cause"], entry["packets"], document["newly_denied"]) == ("untracked", 1, [])
+    assert asked(memory, "version: 1\ndefault: allow\n")["unchanged"]["packets"] == 1
+
+
 def test_report_only_is_a_denial_by_decision(memory: Store) -> None:
     memory.append(Commit(records=[shop().record()]))
     append(

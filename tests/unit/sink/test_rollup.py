@@ -258,6 +258,17 @@ def test_an_ended_owner_is_remembered_and_then_forgotten(memory: Store) -> None:
     assert left == [(1, 1, True), (2, 1, True), (2, 3, False)]
 
 
+@pytest.mark.parametrize(("again", "owner"), [(False, "n1"), (True, "n2")])
+def test_a_flow_that_a_reboot_cut_off_owns_nothing_later(memory: Store, again: bool, owner: str) -> None:
+    append(memory, conversation()[:1], node="n1", ring="r1")
+    roll_up(memory)
+    if again:
+        append(memory, batches.verdict(sport=1), node="n1", ring="r2")
+    append(memory, conversation(60 * 10**9), node="n2", ring="r1")
+    roll_up(memory)
+    assert ("n2", owner == "n1", 1, 5) in counted(memory)
+
+
 @settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_any_order_of_arrival_and_any_steps_give_the_same(data: st.DataObject) -> None:
