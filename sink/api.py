@@ -51,6 +51,8 @@ log = logging.getLogger("ztlens.sink")
 BODY_MAX = 1 << 20
 AUDIT_MAX = 4 * MAX_BYTES
 """Two policies, whose line breaks and quotes JSON doubles."""
+WAITING = 2.0
+"""Times its own time a question waits for a reader: the one before it may take all of its own, and some to stop."""
 REOPENING = 5.0
 """Seconds a question waits for a store that is being opened anew (after a full disk)."""
 Progress = Callable[[int], None]
@@ -210,7 +212,7 @@ class Api:
     async def _reader(self) -> None:
         """Wait for a free one, and take it. Raises BusyError."""
         try:
-            await asyncio.wait_for(self._free.acquire(), self._settings.query_timeout)
+            await asyncio.wait_for(self._free.acquire(), WAITING * self._settings.query_timeout)
         except TimeoutError:
             self.counters["busy"] += 1
             raise BusyError(
