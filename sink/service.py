@@ -5,8 +5,10 @@ import contextlib
 import logging
 import math
 import os
+import resource
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -239,11 +241,32 @@ async def cancelled(tasks: "set[asyncio.Task[Any]]") -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@contextlib.contextmanager
+def bounded(most: int) -> Iterator[None]:
+    """This process can allocate `most` bytes, 0: any number.
+
+    DuckDB's limit is of what it keeps in blocks. A text of 4 GB that a question makes is beside it; this turns that
+    into an error of the question, too.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if most and (hard == resource.RLIM_INFINITY or most < hard):
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 async def run(settings: SinkSettings, ready: asyncio.Event | None = None) -> None:
     """Be a sink until SIGTERM or SIGINT. `ready` is set once questions are answered.
 
     Raises SinkError when it cannot start: database in use or of a newer version, socket taken.
     """
+    with bounded(settings.process_memory):
+        await _run(settings, ready)
+
+
+async def _run(settings: SinkSettings, ready: asyncio.Event | None) -> None:
     compaction.settle(settings.database)
     if compaction.worthwhile(settings.database):
         log.info("most of %s is free: it is compacted first", settings.database)

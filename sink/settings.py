@@ -30,6 +30,7 @@ class SinkSettings:
     answer_rows: int = 10_000_000  # of a question that is not read as it comes (export, replay); 0: any number
     audit_timeout: float = 300.0
     memory_limit: str = "256MB"  # DuckDB's own; the process needs about 150 MB besides
+    process_memory: int = 4 << 30  # bytes the process may allocate, all in all; 0: any number
     threads: int = 0  # DuckDB's; 0: one a CPU, at most 4
 
     @property

@@ -160,6 +160,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("answer_rows", _whole, "rows an answer may have", owner="sink"),
     Setting("audit_timeout", _seconds, "seconds an audit may take", owner="sink"),
     Setting("memory_limit", _text, "DuckDB's memory", owner="sink"),
+    Setting("process_memory", _bytes, "memory of the sink's process", owner="sink"),
 )  # fmt: skip
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 

@@ -21,7 +21,7 @@ BATCH_ROWS = 65_536
 _READ = {"SELECT", "EXPLAIN"}
 _CLOSED = frozenset({
     "enable_logging", "disable_logging", "truncate_duckdb_logs", "write_log", "query", "query_table",
-    "json_execute_serialized_sql",
+    "json_execute_serialized_sql", "checkpoint", "force_checkpoint",
 })  # fmt: skip
 """Functions that act though a SELECT calls them (logging even opens a file), and those that would call them by text."""
 _WORD = re.compile(

@@ -25,6 +25,8 @@ warnings.filterwarnings("ignore", "Arrow output on a DB-API result", UserWarning
 
 STORAGE = "v1.5.0"
 """Files are written so that DuckDB 1.5 and 2 read them both."""
+SPILL_MOST = "8GB"
+"""What questions may put on disk when their memory is full: the database needs room there, too."""
 LOCK_PATIENCE = 3.0
 """Seconds: while no sink runs, `ztlens sql` opens the file itself, and a start waits for it to be done."""
 
@@ -46,6 +48,7 @@ def _config(memory_limit: str, threads: int, temporary: str) -> dict[str, Any]:
         "memory_limit": memory_limit,
         "threads": thread_count(threads),
         "temp_directory": temporary,
+        "max_temp_directory_size": SPILL_MOST,
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "allow_community_extensions": False,

@@ -1,0 +1,61 @@
+"""Hostile SQL over the socket of a real sink: a clear error each time, the same process is still there."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sink.client import History
+from sink.errors import BusyError, SinkError
+from sink.store import Commit, Store, prepare
+from tests.support import batches, escapes
+from tests.support.rollups import roll_up
+from tests.support.sinks import SinkProcess, settings
+
+N = 3000
+CONTENT = "SELECT count(*) AS n, sum(hash(v))::VARCHAR AS h FROM store.verdicts AS v"
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[SinkProcess]:
+    """A sink over N verdicts whose NATS is away: nothing but questions happens to it."""
+    given = settings(tmp_path, "nats://127.0.0.1:1", query_timeout=1.0, process_memory=2 << 30)
+    store = Store.open(given)
+    store.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows))], records=[batches.policy_record()]))
+    roll_up(store)
+    store.close()
+    pq.write_table(pa.table({"password": ["hunter2"]}), tmp_path / "other.parquet")
+    with SinkProcess(given) as process:
+        yield process
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_nothing_gets_out_and_nothing_breaks(sink: SinkProcess, tmp_path: Path) -> None:
+    database = sink.settings.database
+    places = {"dir": tmp_path, "file": database, "other": tmp_path / "other.parquet"}
+    assert sink.process is not None
+    with History.over_socket(sink.settings.socket) as history:
+        before = history.sql(CONTENT).to_pylist()
+        files, data = sorted(tmp_path.iterdir()), digest(database)
+        for sql in (*escapes.refused(), *escapes.CLUMSY.values()):
+            with pytest.raises(SinkError) as caught:
+                history.sql(sql.format(**places))
+            assert caught.value.hint and "\n" not in str(caught.value), sql
+            assert "hunter2" not in str(caught.value), sql
+        for sql in (*escapes.ENDLESS.values(), *escapes.LARGE.values()):
+            with pytest.raises(BusyError, match=r"longer than 1 s|more memory"):
+                history.sql(sql)
+        for sql in escapes.HARMLESS.values():
+            history.sql(sql)
+        assert sink.process.poll() is None
+        assert history.status()["pid"] == sink.process.pid
+        assert history.sql(CONTENT).to_pylist() == before
+        assert sorted(path for path in tmp_path.iterdir() if path.suffix != ".tmp") == files
+        assert list(tmp_path.glob("*.tmp/*")) == []
+        assert digest(database) == data
