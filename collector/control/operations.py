@@ -76,5 +76,5 @@ def _caution(args: dict[str, Any]) -> Caution:
     within, ssh = args.get("confirm_within") or 0, args.get("ssh") or ""
     least, most = CONFIRM_SECONDS
     if not isinstance(within, int | float) or (within and not least <= within <= most):
-        raise RefusedError("confirm_within is out of range", f"{least:g} s to {most / 3600:g} h")
+        raise RefusedError("the time to confirm is out of range", f"{least:g} s to {most / 3600:g} h")
     return Caution(within, args.get("force") is True, str(ssh))

@@ -272,6 +272,15 @@ async def test_what_is_taken_back_is_where_the_node_is_by_now(
         assert shown["revision"] == kernel.revision == answer.get("revision", kernel.revision)
 
 
+async def test_a_time_to_confirm_that_is_none(nats_server: NatsServer, tmp_path: Path) -> None:
+    kernel = FakeKernel()
+    async with collecting(settings_for(tmp_path, nats_server.url), Opener(kernel)) as running:
+        for seconds in (-1, 0.001, 101, 1e300, "60"):
+            with pytest.raises(RefusedError, match="^the time to confirm is out of range$"):
+                await running.ask("mode", mode="enforce", confirm_within=seconds)
+    assert kernel.mode is Mode.MONITOR
+
+
 async def test_where_the_node_is_without_a_policy(nats_server: NatsServer, tmp_path: Path) -> None:
     """`policy diff running FILE` reads the first policy of a node by it."""
     kernel = FakeKernel()
