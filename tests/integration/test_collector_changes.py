@@ -276,7 +276,7 @@ async def test_a_time_to_confirm_that_is_none(nats_server: NatsServer, tmp_path:
     kernel = FakeKernel()
     async with collecting(settings_for(tmp_path, nats_server.url), Opener(kernel)) as running:
         for seconds in (-1, 0.001, 101, 1e300, "60"):
-            with pytest.raises(RefusedError, match="^the time to confirm is out of range$"):
+            with pytest.raises(RefusedError, match="the time to confirm is out of range"):
                 await running.ask("mode", mode="enforce", confirm_within=seconds)
     assert kernel.mode is Mode.MONITOR
 
