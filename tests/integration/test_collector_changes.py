@@ -196,10 +196,11 @@ async def test_a_file_asked_for_too_early_waits(nats_server: NatsServer, tmp_pat
     kernel = FakeKernel()
     settings = settings_for(tmp_path, nats_server.url, policy_file=policy_file)
     async with collecting(settings, Opener(kernel)) as running:
-        await running.ask("policy.apply", text=OTHER, file="other.yaml", confirm_within=60)
-        await asyncio.to_thread(replace, policy_file, third)
         file = running.collector.file
         assert file is not None
+        await until(lambda: file._seen is not None, "the first look at the file")
+        await running.ask("policy.apply", text=OTHER, file="other.yaml", confirm_within=60)
+        await asyncio.to_thread(replace, policy_file, third)
         await file.reload()
         assert (kernel.revision, file.error) == (2, "")
         await running.ask("policy.confirm")
