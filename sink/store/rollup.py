@@ -6,7 +6,8 @@ leaves all of it or nothing, and each event counts once. Minutes are folded into
 later still is added to both.
 
 A conversation that several nodes see is counted once: it belongs to the node whose record of it was rolled up first,
-the flows of the others are `duplicate`. Untracked events name no conversation and are never duplicates.
+the flows of the others are `duplicate`, until it is over there and goes on elsewhere. Untracked events name no
+conversation and are never duplicates.
 """
 
 import duckdb
@@ -28,17 +29,20 @@ REMEMBERED = 600_000_000_000
 """ns, in the history's own time, that an ended flow is remembered for where there are several nodes."""
 
 # Flows of `last_events` that another node owns: the same ends (of TCP, UDP and SCTP either way round, for who came
-# later may have taken them the other way) at the same time.
+# later may have taken them the other way) at the same time. Of one that is a duplicate since long: its owner was still
+# there when it was last heard of before. An `end` adds what its owner may have told already: it stays what it was.
 _ENDS = (("src_hi", "dst_hi"), ("src_lo", "dst_lo"), ("sport", "dport"))
 _EITHER_WAY = (
     " AND ".join(f"o.{a} = l.{a} AND o.{b} = l.{b}" for a, b in _ENDS),
     " AND ".join(f"o.{a} = l.{b} AND o.{b} = l.{a}" for a, b in _ENDS) + " AND l.proto IN (6, 17, 132)",
 )
+_OPEN = "(l.duplicate IS NULL OR l.duplicate AND NOT l.ended)"
 _OWNED = " UNION ALL ".join(
     f"""SELECT l.flow_id FROM last_events AS l JOIN store.open_flows AS o
             ON o.family = l.family AND o.proto = l.proto AND {ends}
-        WHERE l.duplicate IS NULL AND NOT o.duplicate AND o.ring IN (SELECT unnest($others))
-        AND epoch_ns(o.first_seen) - {SKEW} <= epoch_ns(l.time) AND (epoch_ns(o.time) + {SKEW} >= epoch_ns(l.first_seen)
+        WHERE {_OPEN} AND NOT o.duplicate AND o.ring IN (SELECT unnest($others))
+        AND epoch_ns(o.first_seen) - {SKEW} <= epoch_ns(l.time)
+        AND (epoch_ns(o.time) + {SKEW} >= epoch_ns(coalesce(l.before, l.first_seen))
             OR NOT (o.ended OR o.ring IN (SELECT unnest($closed))))"""
     for ends in _EITHER_WAY
 )
@@ -128,14 +132,15 @@ def _note(store: Store, ring: Ring, span: dict[str, int]) -> None:
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE last_events AS
             SELECT v.ring, v.flow_id, v.position, v.time, coalesce(o.first_seen, f.first_seen) AS first_seen, v.sport,
-                {verdict}, o.duplicate, {", ".join(f"v.{name}" for name in TOTALS)}, f.ended
+                {verdict}, o.duplicate, {", ".join(f"v.{name}" for name in TOTALS)}, f.ended,
+                o.time AS before
             FROM flows AS f JOIN store.verdicts AS v ON v.position = f.position
                 LEFT JOIN store.open_flows AS o ON o.ring = v.ring AND o.flow_id = v.flow_id
             WHERE v.ring = $ring AND v.position >= $first AND v.position < $past AND (NOT f.ended OR $several)""",
         {**span, "several": bool(others)},
     )
     connection.execute(
-        f"UPDATE last_events SET duplicate = {f'flow_id IN ({_OWNED})' if others else 'false'} WHERE duplicate IS NULL",
+        f"UPDATE last_events AS l SET duplicate = {f'flow_id IN ({_OWNED})' if others else 'false'} WHERE {_OPEN}",
         {"others": others, "closed": closed} if others else {},
     )
     where = f"ring = {span['ring']} AND position >= {span['first']} AND position < {span['past']}"
@@ -150,7 +155,7 @@ def _note(store: Store, ring: Ring, span: dict[str, int]) -> None:
     connection.execute(
         "DELETE FROM store.open_flows WHERE ring = ? AND flow_id IN (SELECT flow_id FROM flows)", [ring.id]
     )
-    connection.execute("INSERT INTO store.open_flows SELECT * FROM last_events")
+    connection.execute("INSERT INTO store.open_flows SELECT * EXCLUDE (before) FROM last_events")
     if others:
         connection.execute(
             "DELETE FROM store.open_flows WHERE ended AND ring = $ring AND epoch_ns(time) + $remembered <"

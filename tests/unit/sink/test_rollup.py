@@ -258,6 +258,24 @@ def test_an_ended_owner_is_remembered_and_then_forgotten(memory: Store) -> None:
     assert left == [(1, 1, True), (2, 1, True), (2, 3, False)]
 
 
+@pytest.mark.parametrize("last", ["end", "closed", "nothing"])
+def test_what_goes_on_when_its_owner_is_gone_is_counted(memory: Store, last: str) -> None:
+    """Its flow ends, or its node is taken down; what the other tells next may be of the time before, then not."""
+    told = [(0, 1, 1), (10, 2, 5), (15, 4, 5)]  # s, event, packets so far
+    went_on = [(60, 2, 9), (120, 2, 20), (180, 4, 21)]
+    for node, events in (("n1", told[:2]), ("n2", told[:2]), ("n1", told[2:] if last == "end" else []),
+                         *(("n2", [event]) for event in went_on)):  # fmt: skip
+        for at, event, packets in events:
+            held = memory.state.rings[node, "r"].held.total() // STRIDE if (node, "r") in memory.state.rings else 0
+            row = batches.verdict(**FIVE, event=event, packets_original=packets, time=batches.START + at * 10**9)
+            append(memory, row, held, node=node, ring="r")
+        if node == "n1" and last == "closed" and not events:
+            memory.append(Commit(records=[batches.policy_record("closed", ring="r", end=2 * STRIDE)]))
+        roll_up(memory)
+    gone = [("n1", False, 1, 5), ("n2", False, 0, 12), ("n2", True, 1, 9)]
+    assert counted(memory) == (gone if last != "nothing" else [("n1", False, 1, 5), ("n2", True, 1, 21)])
+
+
 @pytest.mark.parametrize(("again", "owner"), [(False, "n1"), (True, "n2")])
 def test_a_flow_that_a_reboot_cut_off_owns_nothing_later(memory: Store, again: bool, owner: str) -> None:
     append(memory, conversation()[:1], node="n1", ring="r1")
