@@ -196,6 +196,21 @@ def test_exported_history(directory: Path, history: History, tmp_path: Path) -> 
     assert lines[-1] == str(count(history, "verdicts"))
 
 
+def test_frames(directory: Path, history: History, tmp_path: Path) -> None:
+    """The one-liners of pandas and polars, on the Parquet file of the block before."""
+    script = "ztlens sql -o parquet 'SELECT * FROM flows' > flows.parquet\n" + marked(DOCUMENT, "shell")["frames"].text
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script.replace("python3", sys.executable)], cwd=tmp_path,
+        env=environment(directory), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    rules = history.sql("SELECT rule, sum(bytes)::UBIGINT AS bytes FROM flows GROUP BY rule").to_pylist()
+    for row in rules:
+        assert re.search(rf"^{row['rule']} +{row['bytes']}$", done.stdout, re.MULTILINE), row
+        assert re.search(rf"{row['rule']} +┆ {row['bytes']}\b", done.stdout), row
+    packets = history.sql("SELECT sum(packets)::UBIGINT AS n FROM flows")["n"][0].as_py()
+    assert done.stdout.endswith(f"{packets}\n")
+
+
 def test_history_from_python(directory: Path, tmp_path: Path, history: History) -> None:
     text = marked(DOCUMENT, "python")["history"].text.replace("/var/lib/ztlens", str(directory))
     text = text.replace("/run/ztlens/default", str(tmp_path))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -154,9 +155,19 @@ async def test_sigterm_stores_what_was_read_and_leaves_no_socket(bus: Bus, sink:
         assert history.status()["database"]["rows"] == 3000
 
 
-async def test_ten_kills_under_load_and_every_verdict_once(bus: Bus, sink: SinkProcess) -> None:
-    """Batches overlap and are cut anew all along, as after kills of a collector."""
-    given = batches.traffic(300_000)
+KILLS = int(os.environ.get("ZTLENS_TEST_KILLS", "10"))
+"""Of the sink, under load; 50 take some minutes."""
+
+
+@pytest.mark.timeout(180 + 20 * KILLS)
+async def test_kills_under_load_and_every_verdict_once(bus: Bus, nats_server: NatsServer, tmp_path: Path) -> None:
+    """Batches overlap and are cut anew all along, as after kills of a collector. Roll-ups are killed, too."""
+    with SinkProcess(settings(tmp_path, nats_server.url, rollup_interval=0.2)) as sink:
+        await killed_under_load(bus, sink)
+
+
+async def killed_under_load(bus: Bus, sink: SinkProcess) -> None:
+    given = batches.traffic(30_000 * KILLS)
     n = len(given.rows)
     rng = np.random.default_rng(9)
     first, cuts = 0, []
@@ -174,8 +185,8 @@ async def test_ten_kills_under_load_and_every_verdict_once(bus: Bus, sink: SinkP
 
     sending = asyncio.create_task(load())
     seen = 0
-    for _ in range(10):  # each time another part of the load begins, and the kill comes with the first of it stored
-        for _ in range(len(cuts) // 11):
+    for _ in range(KILLS):  # each time another part of the load begins; the kill comes a moment after the first of it
+        for _ in range(len(cuts) // (KILLS + 1)):
             allowed.release()
 
         async def further(before: int = seen) -> int:
@@ -186,6 +197,7 @@ async def test_ten_kills_under_load_and_every_verdict_once(bus: Bus, sink: SinkP
 
         seen = await until(further, "the sink goes on storing", 60)
         assert seen < n
+        await asyncio.sleep(float(rng.random()) * 0.3)  # wherever in a commit, a roll-up or between them
         sink.kill()
         await asyncio.to_thread(sink.start, False)
     for _ in cuts:
@@ -200,6 +212,16 @@ async def test_ten_kills_under_load_and_every_verdict_once(bus: Bus, sink: SinkP
         "gaps": [], "losses": [], "balanced": True,
     }  # fmt: skip
     assert await rows(sink, "SELECT sum(packets), sum(bytes) FROM flows") == [(given.packets, given.bytes)]
+
+    async def rolled() -> bool:
+        return await rows(sink, "SELECT sum(past - first) FROM store.rolled") == [(n * STRIDE,)]
+
+    await until(rolled, "everything is rolled up", 60)
+    sums = "SELECT sum(flows), sum(packets), sum(bytes) FROM pairs_1m"
+    assert await rows(sink, sums) == [(given.flows, given.packets, given.bytes)]
+    by_hour = await rows(sink, sums.replace("1m", "1h"))
+    assert by_hour in ([(None, None, None)], [(given.flows, given.packets, given.bytes)])
+    assert sink.log().count("Traceback") == 0
 
 
 async def test_ten_kills_of_the_server_under_load(bus: Bus, sink: SinkProcess, nats_server: NatsServer) -> None:
