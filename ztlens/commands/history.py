@@ -71,35 +71,16 @@ def sql(
 
 def _prompt(settings: Settings, output: str, source: Path | None) -> None:
     """Statements until Ctrl-D; an error does not end it."""
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from ztlens import prompt
 
     history = lookup.history(settings, source)
-    try:
-        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        remembered: FileHistory | InMemoryHistory = FileHistory(str(settings.state / "sql_history"))
-    except OSError:
-        remembered = InMemoryHistory()
-    session: PromptSession[str] = PromptSession(history=remembered)
-    show.say("read-only SQL; a statement ends with `;`, Ctrl-D leaves; try: SELECT * FROM violations LIMIT 10;")
-    lines: list[str] = []
-    while True:
+    names = [(row["name"], row["kind"]) for row in history.sql(prompt.NAMES).to_pylist()]
+    show.say("read-only SQL; `;` ends a statement, Tab completes, Ctrl-D leaves; try: FROM violations LIMIT 10;")
+    for text in prompt.statements(names, settings.state / "sql_history"):
         try:
-            lines.append(session.prompt("ztlens> " if not lines else "   ...> "))
-        except KeyboardInterrupt:
-            lines = []
-            continue
-        except EOFError:
-            return
-        text = "\n".join(lines).strip()
-        if not text:
-            lines = []
-        elif text.endswith(";"):
-            lines = []
-            try:
-                show.answer(history.sql(text), output)
-            except Exception as error:
-                show.say(str(explain(error)))
+            show.answer(history.sql(text), output)
+        except Exception as error:
+            show.say(str(explain(error)))
 
 
 def violations(
