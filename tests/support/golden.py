@@ -37,6 +37,11 @@ OF_MESSAGES = ("verdicts", "flows", "violations", "changes", "policy_revisions",
 VIEWS = (*OF_MESSAGES, "loss", "ledger", "gaps", "retention", "pairs_1m", "node_pairs_1m")
 
 
+def kept(version: str, name: str) -> bytes:
+    """What is in the file `name`.xz of a version (`v1`)."""
+    return lzma.decompress((GOLDEN / version / f"{name}.xz").read_bytes())
+
+
 def traffic(seed: int) -> np.ndarray:
     """EVENTS rows of one node, with drops, a change of policy, and two events without a flow."""
     rows = batches.traffic(EVENTS - 2, seed=seed, flow_events=4).rows[: EVENTS - 2]

@@ -32,17 +32,13 @@ STORED = len(golden.NODES) * golden.EVENTS + 1
 OLD = [name for name in VERSIONS if name != f"v{tables.VERSION}"]
 
 
-def kept(version: str, name: str) -> bytes:
-    return lzma.decompress((golden.GOLDEN / version / name).read_bytes())
-
-
 def answers_of(version: str) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = json.loads(kept(version, "answers.json.xz"))
+    found: dict[str, list[dict[str, Any]]] = json.loads(golden.kept(version, "answers.json"))
     return found
 
 
 def messages_of(version: str) -> list[tuple[str, bytes]]:
-    return [(subject, data) for subject, data in msgspec.msgpack.decode(kept(version, "messages.xz"))]
+    return [(subject, data) for subject, data in msgspec.msgpack.decode(golden.kept(version, "messages"))]
 
 
 def same(found: dict[str, list[dict[str, Any]]], expected: dict[str, list[dict[str, Any]]]) -> None:
@@ -69,7 +65,7 @@ class Old(NamedTuple):
 
 
 def placed(version: str, directory: Path) -> Old:
-    old = Old(SinkSettings(directory / "z.duckdb", "", directory), kept(version, "history.duckdb.xz"))
+    old = Old(SinkSettings(directory / "z.duckdb", "", directory), golden.kept(version, "history.duckdb"))
     old.path.write_bytes(old.data)
     return old
 

@@ -1,0 +1,65 @@
+"""Faults of disk and clock: a clear error, or nothing lost."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.verdict import STRIDE
+from sink.client import History
+from sink.errors import SinkError
+from sink.settings import SinkSettings
+from sink.store import Commit, Store, prepare
+from tests.support import batches, golden
+from tests.support.rollups import naive, roll_up, stored, without_nothing
+
+HOUR = 3_600_000_000_000
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.003, 0.3, 0.6, 0.9])
+def test_a_truncated_file_is_an_error_and_left_alone(tmp_path: Path, share: float) -> None:
+    """Opening it, or the first answer that needs what is gone: never half an answer."""
+    data = golden.kept("v2", "history.duckdb")
+    path = tmp_path / "z.duckdb"
+    path.write_bytes(data[: int(len(data) * share)])
+    before = path.read_bytes()
+
+    def read() -> None:
+        with History.on_file(path) as history:
+            golden.answers(history, golden.VIEWS)
+
+    def write() -> None:
+        Store.open(SinkSettings(path, "", tmp_path)).close()
+
+    with pytest.raises(SinkError) as caught:
+        read()
+    assert caught.value.exit_status == 3 and "\n" not in str(caught.value) and caught.value.hint
+    if share < 0.1:
+        with pytest.raises(SinkError) as caught:
+            write()
+        assert "\n" not in str(caught.value) and caught.value.hint
+    assert path.read_bytes()[: len(before)] == before
+
+
+def test_a_clock_set_back_an_hour_loses_nothing(on_disk: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node's: its flows go on with times of an hour ago. The sink's own: what it notes is as late as it says."""
+    given = batches.traffic(3000, seconds=7200.0)
+    rows = given.rows.copy()
+    rows["time"][1500:] -= np.uint64(HOUR)
+    store = on_disk()
+    store.append(Commit(batches=[prepare(batches.batch(rows[:1500]))]))
+    roll_up(store)
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() - HOUR)
+    store.append(Commit(batches=[prepare(batches.batch(rows[1500:], 1500 * STRIDE))]))
+    roll_up(store)
+    assert without_nothing(stored(store, "store.pairs_1m")) == without_nothing(naive(rows))
+    found = History.on_store(store).sql("SELECT count(*) AS f, sum(packets) AS p, sum(bytes) AS b FROM flows")
+    assert found.to_pylist() == [{"f": given.flows, "p": given.packets, "b": given.bytes}]
+    store.close()
+    again = on_disk()
+    sums = "SELECT sum(flows) AS f, sum(packets) AS p, sum(bytes) AS b FROM pairs_1m"
+    assert History.on_store(again).sql(sums).to_pylist() == found.to_pylist()
+    again.close()
