@@ -13,7 +13,7 @@ conversation and are never duplicates.
 import duckdb
 
 from sink.history.increments import BASE, EVENT, increments
-from sink.history.pairs import ALIKE, HOUR, KEYS, MINUTE, TOTALS, added, judged, summed, uncounted
+from sink.history.pairs import ALIKE, FOR_EVER, HOUR, KEYS, MINUTE, TOTALS, added, judged, summed, uncounted
 from sink.store.database import now_ns
 from sink.store.ranges import RangeSet
 from sink.store.state import Ring
@@ -67,16 +67,31 @@ def rolled_below(ring: Ring) -> int:
 
 
 def step(store: Store, events: int = STEP_EVENTS) -> int:
-    """Roll up the next events, at most `events` of one ring; how many. Raises StoreError: rolled back, try again."""
+    """Roll up the next events, at most `events` of one ring; how many. Raises StoreError: rolled back, try again.
+
+    The ring that is furthest behind in time comes first: what several nodes saw is compared while it is remembered.
+    """
+    for _, ring, first, end in (behind := sorted(_behind(store), key=lambda one: one[0]))[:1]:
+        past = min(end, first + events * ring.stride)
+        elsewhere = min((time for time, other, *_ in behind if other.node != ring.node), default=FOR_EVER)
+        with store.transaction("roll-up"):
+            _roll(store, ring, (first, past), elsewhere)
+        ring.rolled.add(first, past)
+        store.state.range_rows += 1
+        return (past - first) // ring.stride
+    return 0
+
+
+def _behind(store: Store) -> list[tuple[int, Ring, int, int]]:
+    """Of each ring with events to roll up: the time of the first (ns since 1970), the ring, and their range."""
+    found = []
     for ring in store.state.rings.values():
         for first, end in waiting(ring)[:1]:
-            past = min(end, first + events * ring.stride)
-            with store.transaction("roll-up"):
-                _roll(store, ring, first, past)
-            ring.rolled.add(first, past)
-            store.state.range_rows += 1
-            return (past - first) // ring.stride
-    return 0
+            row = store.connection.execute(
+                "SELECT epoch_ns(time) FROM store.verdicts WHERE ring = ? AND position = ?", [ring.id, first]
+            ).fetchone()
+            found.append((int(row[0]) if row else 0, ring, first, end))
+    return found
 
 
 def fold(store: Store, now: int | None = None) -> bool:
@@ -97,7 +112,9 @@ def folded(connection: duckdb.DuckDBPyConnection) -> int:
     return int(row[0]) if row else 0
 
 
-def _roll(store: Store, ring: Ring, first: int, past: int) -> None:
+def _roll(store: Store, ring: Ring, positions: tuple[int, int], elsewhere: int) -> None:
+    """Other nodes have events to roll up from the time `elsewhere` on."""
+    first, past = positions
     connection = store.connection
     span = {"ring": ring.id, "first": first, "past": past}
     connection.execute("INSERT INTO store.rolled VALUES ($ring, $first, $past)", span)
@@ -114,13 +131,13 @@ def _roll(store: Store, ring: Ring, first: int, past: int) -> None:
     connection.register("increments", found.rows)
     connection.register("flows", found.flows)
     try:
-        _note(store, ring, span)
+        _note(store, ring, span, elsewhere)
     finally:
         connection.unregister("increments")
         connection.unregister("flows")
 
 
-def _note(store: Store, ring: Ring, span: dict[str, int]) -> None:
+def _note(store: Store, ring: Ring, span: dict[str, int], elsewhere: int) -> None:
     """Store what `increments` and `flows` say of `ring`."""
     connection = store.connection
     rings = store.state.rings.values()
@@ -158,7 +175,7 @@ def _note(store: Store, ring: Ring, span: dict[str, int]) -> None:
     connection.execute("INSERT INTO store.open_flows SELECT * EXCLUDE (before) FROM last_events")
     if others:
         connection.execute(
-            "DELETE FROM store.open_flows WHERE ended AND ring = $ring AND epoch_ns(time) + $remembered <"
-            " (SELECT max(epoch_ns(time)) FROM last_events)",
-            {"ring": ring.id, "remembered": REMEMBERED},
+            "DELETE FROM store.open_flows WHERE ended AND ring = $ring AND epoch_ns(time) + $remembered < $elsewhere"
+            " AND epoch_ns(time) + $remembered < (SELECT max(epoch_ns(time)) FROM last_events)",
+            {"ring": ring.id, "remembered": REMEMBERED, "elsewhere": elsewhere},
         )

@@ -258,6 +258,16 @@ def test_an_ended_owner_is_remembered_and_then_forgotten(memory: Store) -> None:
     assert left == [(1, 1, True), (2, 1, True), (2, 3, False)]
 
 
+@pytest.mark.parametrize("events", [2, 4, 1000])
+def test_a_sink_that_was_away_for_long_counts_once_too(memory: Store, events: int) -> None:
+    for node in ("n1", "n2"):
+        for number in range(6):
+            rows = conversation(number * 2 * rollup.REMEMBERED, flow_id=number + 1, sport=40000 + number)
+            append(memory, rows, 2 * number, node=node, ring="r")
+    roll_up(memory, events)
+    assert counted(memory) == [("n1", False, 6, 30), ("n2", True, 6, 30)]
+
+
 @pytest.mark.parametrize("last", ["end", "closed", "nothing"])
 def test_what_goes_on_when_its_owner_is_gone_is_counted(memory: Store, last: str) -> None:
     """Its flow ends, or its node is taken down; what the other tells next may be of the time before, then not."""
