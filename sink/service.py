@@ -142,8 +142,7 @@ class Sink:
         """Step by step, so that commits go between; a sink that is behind stores first. Gives up after `seconds`."""
         end = time.monotonic() + seconds
         while self._queue.size < self.settings.fetch and time.monotonic() < end:
-            if not await self.write(rollup.step, self.store):
-                await self.write(rollup.fold, self.store)
+            if not await self.write(rollup.step, self.store) and not await self.write(rollup.fold, self.store):
                 return
 
     async def _declare_gaps(self) -> None:

@@ -13,7 +13,7 @@ conversation and are never duplicates.
 import duckdb
 
 from sink.history.increments import BASE, EVENT, increments
-from sink.history.pairs import ALIKE, FOR_EVER, HOUR, KEYS, MINUTE, TOTALS, added, judged, summed, uncounted
+from sink.history.pairs import ALIKE, FOR_EVER, HOUR, KEYS, MINUTE, TOTALS, added, judged, summed, uncounted, within
 from sink.store.database import now_ns
 from sink.store.ranges import RangeSet
 from sink.store.state import Ring
@@ -21,6 +21,8 @@ from sink.store.store import Store
 
 STEP_EVENTS = 250_000
 """Events a step takes at most."""
+FOLD_ROWS = 500_000
+"""Rows of minutes folded at a time."""
 SETTLED = 300_000_000_000
 """ns after its end at which an hour is folded."""
 SKEW = 10_000_000_000
@@ -95,14 +97,29 @@ def _behind(store: Store) -> list[tuple[int, Ring, int, int]]:
 
 
 def fold(store: Store, now: int | None = None) -> bool:
-    """Fold minutes into hours up to the last hour that is over at `now` (ns since 1970). Raises StoreError."""
+    """Fold the next hour's minutes if the hour is over at `now` (ns since 1970); False: there is none to fold.
+
+    An hour at a time, and a large one in parts, so that memory is bounded however much has waited. Raises StoreError.
+    """
     before = ((now_ns() if now is None else now) - SETTLED) // HOUR * HOUR
     since = folded(store.connection)
     if before <= since:
         return False
-    with store.transaction("roll-up"):
-        store.connection.execute(f"INSERT INTO store.pairs_1h {summed('store.pairs_1m', HOUR, since, before)} {ALIKE}")
-        store.connection.execute("INSERT INTO store.folded VALUES (make_timestamp_ns(?))", [before])
+    waits = store.connection.execute(
+        f"SELECT epoch_ns(min(time)) // {HOUR} * {HOUR} FROM store.pairs_1m WHERE {within(since, before)}"
+    ).fetchone()
+    if waits is None or waits[0] is None:
+        hour, past, rows = before, before, 0
+    else:
+        hour, past = int(waits[0]), int(waits[0]) + HOUR
+        counted = store.connection.execute(f"SELECT count(*) FROM store.pairs_1m WHERE {within(hour, past)}").fetchone()
+        rows = int(counted[0]) if counted else 0
+    with store.transaction("roll-up") as connection:
+        parts = -(-rows // FOLD_ROWS)
+        for part in range(parts):
+            some = f"(SELECT * FROM store.pairs_1m WHERE hash(dst_lo, src_lo) % {parts} = {part})"
+            connection.execute(f"INSERT INTO store.pairs_1h {summed(some, HOUR, hour, past)} {ALIKE}")
+        connection.execute("INSERT INTO store.folded VALUES (make_timestamp_ns(?))", [past])
     return True
 
 

@@ -41,7 +41,8 @@ def build(given: SinkSettings, blocks: Iterable[np.ndarray], record: PolicyRecor
     stored, stored_bytes = time.monotonic(), given.database.stat().st_size
     while rollup.step(store):
         pass
-    rollup.fold(store)
+    while rollup.fold(store):
+        pass
     rolled = time.monotonic()
     (tuples,) = store.connection.execute(
         "SELECT count(*) FROM (SELECT DISTINCT src_hi, src_lo, dst_hi, dst_lo, proto, dport FROM store.pairs_1h)"

@@ -25,6 +25,14 @@ def roll_up(store: Store, events: int = rollup.STEP_EVENTS) -> int:
     return count
 
 
+def fold(store: Store, now: int | None = None) -> int:
+    """Fold every hour that is over; how many times there was something to do."""
+    count = 0
+    while rollup.fold(store, now):
+        count += 1
+    return count
+
+
 def keep(store: Store, **keep: float) -> int:
     """Roll up, then delete what the `keep_` settings given do not keep; verdicts deleted."""
     roll_up(store)

@@ -14,6 +14,7 @@ from sink.settings import SinkSettings
 from sink.store import Commit, Store, memory_store, prepare, retention, rollup
 from sink.store.database import now_ns
 from tests.support import batches
+from tests.support.rollups import fold
 
 HOUR = 3_600_000_000_000
 N = 3_000
@@ -29,7 +30,7 @@ def append(store: Store, first: int, *rows: object) -> None:
 def roll_up(store: Store) -> None:
     while rollup.step(store):
         pass
-    rollup.fold(store)
+    fold(store)
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from sink.client import History
 from sink.errors import BusyError, QueryError
 from sink.history import judges
 from sink.history.audit import RUNNING, Question, Text, audit
-from sink.store import Commit, Store, prepare, rollup
+from sink.store import Commit, Store, prepare
 from tests.support import batches
 from tests.support.naive_audit import Day, raw
 from tests.support.policies import as_yaml
-from tests.support.rollups import HOUR, MINUTE, keep, roll_up
+from tests.support.rollups import HOUR, MINUTE, fold, keep, roll_up
 
 SHOP = {
     "version": 1,
@@ -330,7 +330,7 @@ def test_of_an_hour_without_its_detail_nothing_is_certain(memory: Store) -> None
     memory.append(Commit(records=[shop().record()]))
     append(memory, flow(1), flow(2, time=batches.START + 10))
     roll_up(memory)
-    rollup.fold(memory)
+    fold(memory)
     keep(memory, keep_age=1.0, keep_minutes=1.0)
     assert asked(memory, "version: 1\n")["newly_denied"][0]["packets"] == 20
     since = (batches.CLOCK + batches.START) // HOUR * HOUR + MINUTE

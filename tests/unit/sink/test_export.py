@@ -23,6 +23,7 @@ from sink.history.export import export
 from sink.history.manifest import BY_HOUR
 from sink.store import Commit, Store, memory_store, prepare, rollup
 from tests.support import batches, escapes
+from tests.support.rollups import fold
 
 HOUR = 3_600_000_000_000
 N = 6_000
@@ -46,7 +47,7 @@ def append(store: Store, rows: np.ndarray, first: int = 0, ring: str = "r1") -> 
 def roll_up(store: Store) -> None:
     while rollup.step(store):
         pass
-    rollup.fold(store)
+    fold(store)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from schemas.verdict import STRIDE
 from sink.errors import StoreError
 from sink.store import Commit, Store, memory_store, prepare, rollup
 from tests.support import batches
-from tests.support.rollups import HOUR, keep, naive, roll_up, stored, without_nothing
+from tests.support.rollups import HOUR, fold, keep, naive, roll_up, stored, without_nothing
 
 Open = Callable[..., Store]
 TRAFFIC = batches.traffic(3000, seconds=600.0).rows
@@ -114,23 +114,26 @@ def test_what_fills_a_gap_later_counts_once(memory: Store) -> None:
     assert list(memory.state.rings["n1", "r1"].rolled) == [(0, len(TRAFFIC) * STRIDE)]
 
 
-def test_hours_are_the_sums_of_their_minutes(memory: Store) -> None:
+@pytest.mark.parametrize("part", [rollup.FOLD_ROWS, 100])
+def test_hours_are_the_sums_of_their_minutes(memory: Store, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    monkeypatch.setattr(rollup, "FOLD_ROWS", part)
     rows = batches.traffic(3000, seconds=3 * 3600.0).rows
     append(memory, rows)
     roll_up(memory)
     first, last = int(rows["time"].min()) + batches.CLOCK, int(rows["time"].max()) + batches.CLOCK
     now = last // HOUR * HOUR + rollup.SETTLED
-    assert rollup.fold(memory, now) is True
-    assert rollup.fold(memory, now) is False
+    hours = last // HOUR - first // HOUR
+    assert fold(memory, now) == hours  # one at a time
+    assert fold(memory, now) == 0
     assert stored(memory, "store.pairs_1h") == naive(rows, HOUR, (first, last // HOUR * HOUR))
-    assert rollup.fold(memory, now + HOUR) is True
+    assert fold(memory, now + HOUR) == 1
     assert stored(memory, "store.pairs_1h") == naive(rows, HOUR)
 
 
 def test_what_comes_after_its_hour_was_folded_is_in_the_hour_too(memory: Store) -> None:
     append(memory, TRAFFIC[:2000])
     roll_up(memory)
-    rollup.fold(memory, batches.CLOCK + batches.START + 100 * HOUR)
+    fold(memory, batches.CLOCK + batches.START + 100 * HOUR)
     append(memory, TRAFFIC[2000:], 2000)
     roll_up(memory)
     assert stored(memory, "store.pairs_1h", HOUR) == naive(TRAFFIC, HOUR)
@@ -171,7 +174,7 @@ def test_minutes_go_when_they_are_folded_and_hours_stay(memory: Store) -> None:
     append(memory, TRAFFIC)
     keep(memory, keep_minutes=1.0)
     assert stored(memory, "store.pairs_1m") == naive(TRAFFIC)
-    rollup.fold(memory)
+    fold(memory)
     keep(memory, keep_minutes=1.0)
     assert stored(memory, "store.pairs_1m") == {}
     assert stored(memory, "store.pairs_1h") == naive(TRAFFIC, HOUR)

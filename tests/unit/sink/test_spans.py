@@ -16,7 +16,7 @@ from sink.history.pairs import FOR_EVER
 from sink.history.spans import Level, Piece, pieces, relation
 from sink.store import Commit, Store, memory_store, prepare, rollup
 from tests.support import batches
-from tests.support.rollups import HOUR, MINUTE, keep, naive, roll_up, stored, without_nothing
+from tests.support.rollups import HOUR, MINUTE, fold, keep, naive, roll_up, stored, without_nothing
 
 ROWS = batches.traffic(1500, seconds=3 * 3600.0).rows
 FIRST = int(ROWS["time"].min()) + batches.CLOCK
@@ -119,7 +119,7 @@ def test_a_span_is_the_sum_of_its_events(memory: Store, state: str, since: int |
     elif state != "nothing":
         roll_up(memory)
     if state == "folded":
-        rollup.fold(memory, NOW)
+        fold(memory, NOW)
     assert within(memory, since, until) == expected(since or 0, float("inf") if until is None else until)
     assert within(memory, since, until, "NOT detail") == {}
 
@@ -226,7 +226,7 @@ def test_deleted_events_leave_whole_minutes_that_say_so(memory: Store) -> None:
 def test_deleted_minutes_leave_whole_hours_that_say_so(memory: Store) -> None:
     append(memory, ROWS)
     roll_up(memory)
-    rollup.fold(memory)
+    fold(memory)
     keep(memory, keep_age=1.0, keep_minutes=1.0)
     since = FIRST + 61 * MINUTE + 7
     start = since // HOUR * HOUR
@@ -270,12 +270,12 @@ def test_it_reads_the_snapshot_of_its_transaction(on_disk: Any) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, LAST - FIRST), st.integers(0, LAST - FIRST), st.integers(0, len(ROWS)), st.booleans())
-def test_any_span_at_any_state(begin: int, length: int, rolled: int, fold: bool) -> None:
+def test_any_span_at_any_state(begin: int, length: int, rolled: int, folded: bool) -> None:
     store = memory_store()
     append(store, ROWS)
     rollup.step(store, max(1, rolled))
-    if fold:
-        rollup.fold(store, NOW)
+    if folded:
+        fold(store, NOW)
     since, until = FIRST + begin, FIRST + begin + length
     assert within(store, since, until) == expected(since, until)
     store.close()
