@@ -2,6 +2,7 @@
 
 SinkError          root; `hint` is the next step to take, `exit_status` that of docs/cli.md
 ├── QueryError     the question is wrong (syntax, unknown column, not read-only): exit status 2
+├── SettingsError  settings that contradict each other: exit status 2
 ├── ExportError    a directory is no export, or a damaged one: exit status 2
 ├── BusyError      too many questions at once, or this one took too long; recoverable: ask again
 │   └── ReopenedError  the store was opened anew meanwhile (it does that after a full disk)
@@ -17,6 +18,12 @@ class SinkError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class SettingsError(SinkError):
+    """Settings that cannot hold together."""
+
+    exit_status = 2
 
 
 class QueryError(SinkError):

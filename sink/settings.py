@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sink.errors import SettingsError
+
 
 @dataclass(frozen=True)
 class SinkSettings:
@@ -32,6 +34,14 @@ class SinkSettings:
     memory_limit: str = "256MB"  # DuckDB's own; the process needs about 150 MB besides
     process_memory: int = 4 << 30  # bytes the process may allocate, all in all; 0: any number
     threads: int = 0  # DuckDB's; 0: one a CPU, at most 4
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError."""
+        if 0 < self.keep_hours < (self.keep_minutes or float("inf")):
+            raise SettingsError(
+                "sums by hour (keep_hours) would be deleted before those by minute (keep_minutes)",
+                "keep_hours is not shorter than keep_minutes; 0 keeps them for ever",
+            )
 
     @property
     def socket(self) -> Path:

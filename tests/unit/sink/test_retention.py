@@ -2,11 +2,15 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from schemas.verdict import STRIDE
+from sink.errors import SettingsError
+from sink.settings import SinkSettings
 from sink.store import Commit, Store, prepare, retention
 from tests.support import batches
 from tests.support.rollups import keep, roll_up
@@ -99,3 +103,17 @@ def test_merging(on_disk: Open, rows: Rows) -> None:
     store = on_disk()
     assert store.state == before
     store.close()
+
+
+@pytest.mark.parametrize(("minutes", "hours", "right"), [
+    (2.0, 2.0, True), (2.0, 1.0, False), (0.0, 1.0, False), (0.0, 0.0, True), (2.0, 0.0, True),
+])  # fmt: skip
+def test_hours_are_kept_as_long_as_minutes(minutes: float, hours: float, right: bool) -> None:
+    def settings() -> SinkSettings:
+        return SinkSettings(Path(), "", Path(), keep_minutes=minutes, keep_hours=hours)
+
+    if right:
+        assert settings().keep_hours == hours
+    else:
+        with pytest.raises(SettingsError, match="keep_hours"):
+            settings()

@@ -180,7 +180,7 @@ def test_minutes_go_when_they_are_folded_and_hours_stay(memory: Store) -> None:
     assert stored(memory, "store.pairs_1h") == naive(TRAFFIC, HOUR)
     told = memory.connection.execute("SELECT cause, rows FROM store.retention").fetchall()
     assert told == [("minutes", len(naive(TRAFFIC)))]
-    keep(memory, keep_hours=1.0)
+    keep(memory, keep_minutes=1.0, keep_hours=1.0)
     assert stored(memory, "store.pairs_1h") == {}
 
 
