@@ -31,7 +31,7 @@ class RealTraffic:
         self._seconds = seconds
         self._serial = np.zeros(2, "u8")
         self._client = rng.integers(0, CLIENTS, PAIRS)
-        self._service = np.minimum(rng.zipf(1.2, PAIRS) - 1, 10 * SERVICES) % SERVICES
+        self._service = rng.integers(0, SERVICES, PAIRS)
         self._denied = rng.random(PAIRS) < 0.06
         self._popular = np.cumsum(1 / np.arange(1.0, PAIRS + 1))
         self._port = rng.choice([443, 80, 22, 53, 5432, 6379, 9092, 8080, 3306, 25], SERVICES)
