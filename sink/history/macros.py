@@ -37,7 +37,9 @@ MACROS: tuple[str, ...] = (
     """CREATE OR REPLACE MACRO address_text(hi, lo, family) AS CASE family
         WHEN 4 THEN (lo >> 24) || '.' || ((lo >> 16) & 255) || '.' || ((lo >> 8) & 255) || '.' || (lo & 255)
         WHEN 6 THEN ipv6_text(hi, lo) END""",
-    "CREATE OR REPLACE MACRO address_number(hi, lo) AS (hi::UHUGEINT << 64::UHUGEINT) | lo::UHUGEINT",
+    # IPv4 has no high half, and a cast costs half of what a shift does.
+    """CREATE OR REPLACE MACRO address_number(hi, lo) AS CASE WHEN hi = 0 THEN lo::UHUGEINT
+        ELSE (hi::UHUGEINT << 64::UHUGEINT) | lo::UHUGEINT END""",
     # NULL for what is no address, as of `ipv6_number`. Lambdas serve to work something out once; but a pattern inside
     # one would be compiled anew for every row.
     f"""CREATE OR REPLACE MACRO ipv4_number(text) AS CASE WHEN regexp_full_match(text, '{_IPV4}') THEN list_reduce(

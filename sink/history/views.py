@@ -100,10 +100,14 @@ def _pairs(name: str, table: str, which: str) -> str:
     v.last_seen, {_ADDRESSES} FROM store.{table} AS v {JOINS} WHERE {which}"""
 
 
-PAIRS = tuple(
-    _pairs(name + table, table, which)
-    for table in ("pairs_1m", "pairs_1h")
-    for name, which in (("", "NOT v.duplicate"), ("node_", "true"))
+PAIRS = (
+    *(
+        _pairs(name + table, table, which)
+        for table in ("pairs_1m", "pairs_1h")
+        for name, which in (("", "NOT v.duplicate"), ("node_", "true"))
+    ),
+    # By the stored number: a condition on the word would be worked out for every row.
+    _pairs("violations_1h", "pairs_1h", f"NOT v.duplicate AND v.decision = {int(Decision.DENY)}"),
 )
 
 # `start` is a row too: what was in force when the ring began or was taken over.

@@ -129,7 +129,7 @@ class Bench:
         hour, midst = newest - 3600 * 10**9, (newest + oldest) // 2
         host = sink.value(f"SELECT src FROM verdicts WHERE time >= make_timestamp_ns({hour}) LIMIT 1")
         violations = """SELECT rule, time_bucket(INTERVAL 1 HOUR, time::TIMESTAMP) AS hour, sum(flows) AS flows,
-            sum(packets) AS packets FROM pairs_1h WHERE decision = 'deny' GROUP BY ALL ORDER BY hour, rule"""
+            sum(packets) AS packets FROM violations_1h GROUP BY ALL ORDER BY hour, rule"""
         last_hour = f"""SELECT * FROM verdicts WHERE time >= make_timestamp_ns({hour}) AND family = 4
             AND (src_addr = ip('{host}') OR dst_addr = ip('{host}')) ORDER BY time"""
         return {
