@@ -5,7 +5,7 @@ up yet, from increments of the events. So a question about a month reads small t
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -117,12 +117,19 @@ def relation(cursor: duckdb.DuckDBPyConnection, since: int | None = None, until:
 
 def _kept(cursor: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
     """Where events and minutes begin, for older ones may be deleted, and where hours end; ns since 1970."""
-    row = cursor.execute(
+    row = _row(
+        cursor,
         f"""SELECT coalesce(max(epoch_ns(newest)) FILTER (cause IN ('age', 'size')) + 1, 0),
             coalesce((max(epoch_ns(newest)) FILTER (cause = 'minutes') // {HOUR} + 1) * {HOUR}, 0),
-            (SELECT coalesce(max(epoch_ns(before)), 0) FROM store.folded) FROM store.retention"""
-    ).fetchone()
-    return (int(row[0]), int(row[1]), int(row[2])) if row else (0, 0, 0)
+            (SELECT coalesce(max(epoch_ns(before)), 0) FROM store.folded) FROM store.retention""",
+    )
+    return int(row[0]), int(row[1]), int(row[2])
+
+
+def _row(cursor: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
+    """The only row. Read to its end: DuckDB 2 does nothing else on a connection before."""
+    (row,) = cursor.execute(sql).fetchall()
+    return tuple(row)
 
 
 def _unrolled(cursor: duckdb.DuckDBPyConnection) -> dict[int, RangeSet]:
@@ -140,8 +147,8 @@ def _add_unrolled(cursor: duckdb.DuckDBPyConnection, ring: int, ranges: RangeSet
     parts = list(ranges)
     if not parts:
         return
-    row = cursor.execute(f"SELECT coalesce(max(past), 0) FROM store.rolled WHERE ring = {ring}").fetchone()
-    where = " OR ".join(f"({uncounted(ring, first, past, row[0] if row else 0)})" for first, past in parts)
+    (later,) = _row(cursor, f"SELECT coalesce(max(past), 0) FROM store.rolled WHERE ring = {ring}")
+    where = " OR ".join(f"({uncounted(ring, first, past, later)})" for first, past in parts)
     where = f"ring = {ring} AND position >= {parts[0][0]} AND position < {parts[-1][1]} AND ({where})"
     events = f"SELECT {', '.join(EVENT)} FROM store.verdicts WHERE {where}"
     before = f"""SELECT {", ".join(BASE)} FROM store.open_flows
@@ -158,8 +165,8 @@ def _add_cut(cursor: duckdb.DuckDBPyConnection, ring: int, piece: Piece, unrolle
     """
     rolled = f"ring = {ring}" + "".join(f" AND NOT (position >= {a} AND position < {b})" for a, b in unrolled)
     inside = f"{rolled} AND {within(piece.first, piece.past)}"
-    bounds = cursor.execute(f"SELECT min(position), max(position) FROM store.verdicts WHERE {inside}").fetchone()
-    if bounds is None or bounds[0] is None:
+    bounds = _row(cursor, f"SELECT min(position), max(position) FROM store.verdicts WHERE {inside}")
+    if bounds[0] is None:
         return
     events = f"""SELECT {", ".join(EVENT)} FROM store.verdicts LEFT JOIN (
             SELECT flow_id, min(position) AS first, max(position) AS last FROM store.verdicts
@@ -201,8 +208,8 @@ def _add(  # noqa: PLR0917 – what is asked, in the order it is asked
 
 def _duplicate(cursor: duckdb.DuckDBPyConnection, first: int, past: int) -> str:
     """Of rolled up events `e` in the span: whether all that their pair said in their minute is known as duplicate."""
-    row = cursor.execute("SELECT count(DISTINCT node) > 1 FROM store.rings").fetchone()
-    if not row or not row[0]:
+    (several,) = _row(cursor, "SELECT count(DISTINCT node) > 1 FROM store.rings")
+    if not several:
         return "false"
     return f"""coalesce((SELECT bool_and(p.duplicate) FROM store.pairs_1m AS p
         WHERE {within(first // MINUTE * MINUTE, past, "p.time")} AND p.ring = e.ring

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sink import service
 from sink.api import encoded
 from sink.client import History
 from sink.errors import BusyError, QueryError, SinkError
@@ -91,14 +90,7 @@ def test_an_answer_that_is_closed_stops(store: Store) -> None:
     assert list(stream) == []
 
 
-@pytest.mark.parametrize("sql", escapes.LARGE.values(), ids=escapes.LARGE)
-def test_memory_is_bounded(store: Store, sql: str) -> None:
-    with service.bounded(2 << 30), pytest.raises(BusyError, match="more memory"):
-        Answer(store.cursor(), sql, timeout=60)
-    assert History.on_store(store).sql("SELECT count(*) FROM verdicts").to_pylist() == [{"count_star()": N}]
-
-
-def test_so_is_the_disk_they_take(store: Store) -> None:
+def test_the_disk_a_question_takes_is_bounded(store: Store) -> None:
     found = History.on_store(store).sql("SELECT current_setting('max_temp_directory_size') AS most").to_pylist()
     assert (database.SPILL_MOST, found) == ("8GB", [{"most": "7.4 GiB"}])
 
