@@ -33,6 +33,7 @@ def test_the_threads_of_the_database_give_way(on_disk: Callable[..., Store]) -> 
     before = {path.name for path in Path("/proc/self/task").iterdir()}
     store = on_disk(threads=3)
     started = {path.name for path in Path("/proc/self/task").iterdir()} - before
-    assert [os.getpriority(os.PRIO_PROCESS, int(number)) for number in started] == [NICE, NICE]
+    assert len(started) >= 2  # DuckDB 1.5 starts those two, 2.0 some more
+    assert {os.getpriority(os.PRIO_PROCESS, int(number)) for number in started} == {NICE}
     assert nice() == 0
     store.close()
