@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from schemas import tables
+from sink.disk import sync
 from sink.errors import ExportError
 from sink.history import manifest as manifests
 from sink.history.ledger import rfc3339
@@ -289,7 +290,7 @@ class _Export:
             path.replace(target)
             parents |= {target.parent, *target.parent.parents} & {self._directory, *self._below(target.parent)}
         for parent in parents:
-            manifests.sync_directory(parent)
+            sync(parent)
         digest = manifests.write(self._directory, manifest)
         for name in self._gone - {file.path for _, file in self._new}:
             (self._directory / name).unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from sink.disk import sync
 from sink.errors import ExportError
 
 NAME = "manifest.json"
@@ -133,16 +134,7 @@ def replace(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make names in `directory` safe. Raises OSError."""
-    number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    sync(path.parent)
 
 
 def sha256(path: Path) -> str:

@@ -4,11 +4,11 @@ It is made while nobody has the file open, and never touches it. DuckDB locks by
 open database would give its lock away, so nothing here reads a file that this process has open.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from sink.disk import sync
 from sink.errors import SinkError
 
 SPARE = 16 << 20
@@ -49,7 +49,7 @@ def back_up(path: Path, version: int, version_of: Callable[[Path], int]) -> Path
         _beside(target, ".wal").unlink(missing_ok=True)
         for suffix, _ in reversed(sources):  # the log first: without it the file would pass for a whole one
             _beside(part, suffix).replace(_beside(target, suffix))
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise SinkError(
             f"cannot copy {path} before its tables are brought up to date: {error.strerror}",
@@ -69,12 +69,4 @@ def _state(path: Path) -> tuple[int, int, int]:
 def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
     shutil.copymode(source, target)
-    _sync(target)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(target)

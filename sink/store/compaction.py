@@ -16,6 +16,7 @@ from typing import Any
 
 import duckdb
 
+from sink.disk import sync
 from sink.errors import SinkError
 from sink.history.parts import SECOND, pieces
 from sink.store.database import lock, open_reader, open_writer, opening_error, thread_count
@@ -66,7 +67,7 @@ def settle(path: Path) -> None:
                 if "in use" in str(error):
                     return
                 before.replace(path)
-                _sync(path.parent)
+                sync(path.parent)
         before.unlink(missing_ok=True)
     _clear(_beside(path, ".compact"))
 
@@ -142,7 +143,7 @@ def _rewrite(path: Path, new: Path, memory_limit: str, threads: int, said: Calla
         connection.execute("CHECKPOINT new")
         counts = {table: _same(connection, table) for (table,) in tables}
         connection.execute("DETACH new")
-        _sync(new)
+        sync(new)
         if _beside(new, ".wal").exists() or _beside(path, ".wal").exists():
             raise SinkError(f"{path} has a log that is not in the file", "is another program using it?")
         _swap(path, new)
@@ -188,12 +189,4 @@ def _swap(path: Path, new: Path) -> None:
     before = _beside(path, ".before")
     os.link(path, before)
     new.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+    sync(path.parent)

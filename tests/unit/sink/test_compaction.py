@@ -129,7 +129,7 @@ def test_refusals(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(SinkError, match="bytes of free disk, there are 1"):
             compact(database)
     with monkeypatch.context() as patched:
-        patched.setattr(compaction, "_sync", _fail)
+        patched.setattr(compaction, "sync", _fail)
         with pytest.raises(SinkError, match=r"cannot compact .*: .*No space left"):
             compact(database)
     with monkeypatch.context() as patched:
@@ -161,13 +161,13 @@ STAGES = {
         "compaction._copy = middle"
     ),
     "before the copy is compared": "compaction._same = dies",
-    "before the copy is safe": "compaction._sync = dies",
+    "before the copy is safe": "compaction.sync = dies",
     "before the new takes its place": "compaction._swap = dies",
     "between link and rename": "Path.replace = dies",
     "right after the rename": (
-        "real = compaction._sync\n"
+        "real = compaction.sync\n"
         "def after(path): dies() if path.is_dir() else real(path)\n"
-        "compaction._sync = after"
+        "compaction.sync = after"
     ),
     "before the old is let go": (
         "real = compaction.settle\n"
