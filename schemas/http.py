@@ -48,8 +48,11 @@ class Filters(Asked):
     where: Words = []
 
 
-class Filtered(Filters, Span):
-    """A time range and words."""
+class Filtered(Filters):
+    """Words and a time range, as `Span`."""
+
+    since: Text = ""
+    until: Text = ""
 
 
 class Paged(Filtered):
