@@ -19,6 +19,7 @@ from sink.errors import BusyError, QueryError, SinkError
 from sink.history.exported import Exported
 from sink.history.ledger import ledger, rfc3339
 from sink.history.query import Answer, Parameters
+from sink.history.recent import Place, recent
 from sink.store.database import open_reader
 
 if TYPE_CHECKING:
@@ -270,28 +271,18 @@ class History:
         return self._source.batches(sql, parameters, True)
 
     def recent(
-        self, where: str = "true", parameters: Parameters = None, limit: int = 20, view: str = "verdicts"
+        self,
+        where: str = "true",
+        parameters: Parameters = None,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        before: Place | None = None,
+        limit: int = 20,
     ) -> pa.Table:
-        """The last `limit` rows of a view with a `time`, by time, that satisfy the predicate `where`; oldest first.
-
-        Looks back from the newest in growing steps, so a question about a long history reads its end alone: sorting
-        everything would make text of every address first.
-        """
-        table = "loss" if view == "loss" else "policy" if view == "changes" else "verdicts"
-        bounds = self.sql(f"SELECT epoch_ns(max(time)) AS newest, epoch_ns(min(time)) AS oldest FROM store.{table}")
-        newest, oldest = bounds["newest"][0].as_py(), bounds["oldest"][0].as_py()
-        back = 1_000_000_000
-        while True:
-            since = None if newest is None or newest - back <= oldest else newest - back
-            bound = "" if since is None else f" AND time >= make_timestamp_ns({since})"
-            found = self.sql(
-                f"SELECT * FROM (SELECT * FROM {view} WHERE ({where}){bound} ORDER BY time DESC LIMIT {int(limit)})"
-                " ORDER BY time",
-                parameters,
-            )
-            if since is None or found.num_rows >= limit:
-                return found
-            back *= 8
+        """A page of verdicts: the last `limit` rows of the view in [since, until), ns since 1970 UTC, that satisfy
+        the predicate `where` and stand before the place `before`; oldest first. See sink.history.recent."""
+        return recent(self.sql, where, parameters, since=since, until=until, before=before, limit=limit)
 
     def status(self) -> dict[str, Any]:
         """What the sink says of itself; of a file `running` is False and `database` what it holds."""

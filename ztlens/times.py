@@ -68,9 +68,9 @@ def span(since: str, until: str, now: datetime | None = None) -> tuple[datetime 
     return begin, end
 
 
-def span_ns(since: str, until: str) -> tuple[int | None, int | None]:
+def span_ns(since: str, until: str, now: datetime | None = None) -> tuple[int | None, int | None]:
     """The same in ns since 1970 UTC."""
-    begin, end = (None if at is None else nanoseconds(at) for at in span(since, until))
+    begin, end = (None if at is None else nanoseconds(at) for at in span(since, until, now))
     return begin, end
 
 

@@ -31,8 +31,13 @@ def select(predicate: str) -> str:
     return f"SELECT {columns} FROM verdicts WHERE {predicate} ORDER BY time, node, ring, position"
 
 
-def recorded(history: "History", predicate: str, last: int | None) -> Iterator[Row]:
-    """What the history holds of it, oldest first; only the newest `last`, unless None. Raises SinkError."""
+def recorded(
+    history: "History", predicate: str, last: int | None, span: tuple[int | None, int | None] = (None, None)
+) -> Iterator[Row]:
+    """What the history holds of it, oldest first; only the newest `last`, unless None. Raises SinkError.
+
+    `span`: the times that the predicate speaks of, if any, in ns: where to look for the newest.
+    """
     import pyarrow as pa
 
     if last is None:
@@ -40,7 +45,7 @@ def recorded(history: "History", predicate: str, last: int | None) -> Iterator[R
     elif last == 0:
         return iter(())
     else:
-        found = history.recent(predicate, limit=last).select(COLUMNS)
+        found = history.recent(predicate, since=span[0], until=span[1], limit=last).select(COLUMNS)
         found = found.set_column(0, "time", found["time"].cast(pa.int64()))
     return show.records(found)
 

@@ -1,11 +1,13 @@
 """`observe`: verdicts, live and recorded, one syntax."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ztlens import lookup, running
+from ztlens import lookup, running, times
 from ztlens.command import installation
 from ztlens.commands.filtering import filtered
 from ztlens.config import Settings
@@ -45,11 +47,15 @@ def observe(
         raise BadInput("--from and -f exclude each other", "an export has an end: leave one of them out")
     if replay and (follow or last is not None):
         raise BadInput("--replay excludes -f and --last", "leave them out: a replay is followed to its end")
-    found = predicate(asked)
+    now = datetime.now(UTC)
+    found, span = predicate(asked, now), times.span_ns(asked.since, asked.until, now)
     printer = Printer(output)
+
+    def stored(limit: int | None) -> Iterator[Row]:
+        return recorded(lookup.history(settings, source), found, limit, span)
+
     if not follow and not replay:
-        limit = LAST if last is None and not asked.since and not asked.until else last
-        printer.write(_recorded(settings, found, limit, source))
+        printer.write(stored(LAST if last is None and not asked.since and not asked.until else last))
         printer.close()
         return
     import asyncio
@@ -61,7 +67,7 @@ def observe(
     async def before() -> list[Row]:
         if last is None and not asked.since:
             return []
-        return list(await asyncio.to_thread(_recorded, settings, found, last))
+        return await asyncio.to_thread(lambda: list(stored(last)))
 
     async def shown(url: str) -> None:
         # asyncio's own handler only cancels: that would wait for a write to a reader that is paused.
@@ -73,7 +79,3 @@ def observe(
 
     asyncio.run(shown(running.nats_url(settings)))
     printer.close()
-
-
-def _recorded(settings: Settings, found: str, limit: int | None, source: Path | None = None) -> Any:
-    return recorded(lookup.history(settings, source), found, limit)
