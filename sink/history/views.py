@@ -60,13 +60,19 @@ _DESTINATION = f"""address_text(v.dst_hi, v.dst_lo, v.family) AS dst, v.dport, {
 WHO = f"address_text(v.src_hi, v.src_lo, v.family) AS src, v.sport, {_DESTINATION}"
 _ADDRESSES = "address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.dst_hi, v.dst_lo) AS dst_addr"
 
-VERDICTS = f"""CREATE OR REPLACE VIEW verdicts AS SELECT v.time, ring_of.node, ring_of.ring, v.position,
+
+def verdicts_of(rows: str, more: str = "") -> str:
+    """SELECT of the columns of `verdicts` (and `more`) from rows of store.verdicts, which are called `v` in it."""
+    return f"""SELECT v.time, ring_of.node, ring_of.ring, v.position,
     {_word("event", EventKind)}, {_word("decision", Decision)}, {_word("outcome", Outcome)},
     {_word("reason", Reason)}, {RULE} AS rule, v.revision, {WHO}, {_word("direction", Direction)},
     v.{COUNTS}, v.tcp_flags_original, v.tcp_flags_reply,
     {_flags("egress", "midstream", "report_only", "untracked", "aggregated", "reversed")}, v.ifindex, v.flow_id,
-    {_ADDRESSES}
-    FROM store.verdicts AS v {JOINS}"""
+    {_ADDRESSES} {more}
+    FROM {rows} AS v {JOINS}"""
+
+
+VERDICTS = f"CREATE OR REPLACE VIEW verdicts AS {verdicts_of('store.verdicts')}"
 
 _FLOW_COLUMNS = f"""{WHO}, {_word("decision", Decision)}, {_word("outcome", Outcome)}, {_word("reason", Reason)},
     {RULE} AS rule, v.revision, v.{COUNTS}, v.tcp_flags_original, v.tcp_flags_reply,
@@ -92,12 +98,17 @@ VIOLATIONS = f"""CREATE OR REPLACE VIEW violations AS {_FLOW_SELECT} WHERE v.dec
     FROM store.verdicts AS v {JOINS} WHERE v.flow_id = 0 AND v.decision = {int(Decision.DENY)}"""
 
 
-def _pairs(name: str, table: str, which: str) -> str:
-    return f"""CREATE OR REPLACE VIEW {name} AS SELECT v.time, ring_of.node, ring_of.ring,
+def pairs_of(rows: str, more: str = "") -> str:
+    """SELECT of the columns of `pairs_1m` (and `more`) from rows of a roll-up, which are called `v` in it."""
+    return f"""SELECT v.time, ring_of.node, ring_of.ring,
     address_text(v.src_hi, v.src_lo, v.family) AS src, {_DESTINATION}, {_word("decision", Decision)},
     {_word("outcome", Outcome)}, {_word("reason", Reason)}, {RULE} AS rule, v.revision, v.flows, v.{COUNTS},
     {_flags("egress", "midstream", "report_only", "untracked", "aggregated", "reversed")}, v.duplicate, v.first_seen,
-    v.last_seen, {_ADDRESSES} FROM store.{table} AS v {JOINS} WHERE {which}"""
+    v.last_seen, {_ADDRESSES} {more} FROM {rows} AS v {JOINS}"""
+
+
+def _pairs(name: str, table: str, which: str) -> str:
+    return f"CREATE OR REPLACE VIEW {name} AS {pairs_of(f'store.{table}')} WHERE {which}"
 
 
 PAIRS = (
