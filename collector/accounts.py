@@ -4,6 +4,7 @@
 """
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +34,11 @@ class Look:
 class Accounts:
     """Looks at one datapath, again and again."""
 
-    def __init__(self, datapath: Datapath, node: str) -> None:
-        self._datapath, self._node = datapath, node
+    def __init__(
+        self, datapath: Datapath, node: str, rules: Callable[[Sequence[np.ndarray]], None] = lambda _: None
+    ) -> None:
+        """`rules` is told the rule counters of both slots whenever they are read."""
+        self._datapath, self._node, self._rules = datapath, node, rules
         self._looks: list[Look] = []
         self._judged = (0, 0)
         self._quiet = 0  # looks in a row without a new packet
@@ -47,7 +51,9 @@ class Accounts:
         # a packet is `parsed` before its rule counts it: one more look after the last change has them all
         self._quiet = self._quiet + 1 if last is not None and last.counters == counters else 0
         if exact or self._quiet < 2:
-            self._judged = _judged(datapath)
+            tables = [datapath.rule_counters(slot) for slot in (0, 1)]
+            self._judged = _judged(tables)
+            self._rules(tables)
         look = Look(
             time.monotonic(), time.time_ns(), datapath.revision, word(datapath.mode), datapath.produced,
             datapath.consumed, counters, *self._judged,
@@ -94,11 +100,10 @@ class Accounts:
         )  # fmt: skip
 
 
-def _judged(datapath: Datapath) -> tuple[int, int]:
+def _judged(tables: Sequence[np.ndarray]) -> tuple[int, int]:
     """Packets and bytes over all rules of both slots, since the datapath was made."""
     packets = size = 0
-    for slot in (0, 1):
-        table = datapath.rule_counters(slot)
+    for table in tables:
         packets += int(np.sum(table["packets_passed"])) + int(np.sum(table["packets_dropped"]))
         size += int(np.sum(table["bytes_passed"])) + int(np.sum(table["bytes_dropped"]))
     return packets, size

@@ -49,6 +49,7 @@ class Node:
         self, datapath: Datapath, call: KernelCall, records: Records, memory: Memory, name: str, nats: NatsPeer
     ) -> None:
         self.names = RevisionNames()
+        self.refusals = 0  # policies that changed nothing
         self._datapath, self._call, self._records, self._memory, self._name = datapath, call, records, memory, name
         self._nats = nats
         self._host: tuple[str, ...] = ()  # the node's addresses
@@ -344,6 +345,7 @@ class Node:
         self._refused(error, "", who)
 
     def _refused(self, error: RefusedError, text: str, who: str) -> None:
+        self.refusals += 1
         log.warning("refused: %s (%s)", error, who)
         digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() if text else ""  # JSON may have those
         self._tell("refused", who=who, error=str(error), from_hash=self.policy_hash, hash=digest, bare=True)

@@ -75,6 +75,7 @@ class Batch:
 
     start: int
     end: int
+    since: float  # when its first event was read, time.monotonic()
     acknowledged: bool = False
 
 
@@ -97,11 +98,15 @@ class Pump:
         batch_wait: float,
         in_flight: int,
         offer: Callable[[np.ndarray, int, bool], Awaitable[None]] | None = None,
+        count: Callable[[np.ndarray], None] | None = None,
+        drained: Callable[[float], None] | None = None,
     ) -> None:
-        """`offer(rows, clock, behind)` sees every row as soon as it is read; `behind`: the ring holds a batch more."""
+        """`offer(rows, clock, behind)` sees every row as soon as it is read; `behind`: the ring holds a batch more.
+        `count(rows)` sees them, too; `drained(seconds)` is told how long a batch took until it was acknowledged."""
         self.received = self.sent = self.acknowledged = 0
         self.ring = ring
         self._bus, self._node, self._offer = bus, node, offer
+        self._count, self._drained = count, drained
         self._batch, self._wait = batch, batch_wait
         self._subject = subjects.verdicts(node)
         self._slots = asyncio.Semaphore(in_flight)
@@ -152,6 +157,8 @@ class Pump:
         self._parts.append(rows)
         self._rows += len(rows)
         self.received += len(rows)
+        if self._count is not None:
+            self._count(rows)
         if self._offer is not None:
             behind = self.ring.produced - start > 2 * self._batch * self.ring.stride
             await self._offer(rows, clock_offset(), behind)
@@ -160,7 +167,7 @@ class Pump:
         """Hand the rows read so far to a publisher; waits while `in_flight` batches are unacknowledged."""
         await self._slots.acquire()
         rows = self._parts[0] if len(self._parts) == 1 else _join(self._parts)
-        batch = Batch(self._start, self._start + len(rows) * self.ring.stride)
+        batch = Batch(self._start, self._start + len(rows) * self.ring.stride, self._since)
         self._parts, self._rows = [], 0
         self.sent += len(rows)
         self._under_way.append(batch)
@@ -178,6 +185,8 @@ class Pump:
         await self._deliver(batch.start, batch.end, payload)
         batch.acknowledged = True
         self.acknowledged += (batch.end - batch.start) // self.ring.stride
+        if self._drained is not None:
+            self._drained(time.monotonic() - batch.since)
         self._advance()
 
     async def _deliver(self, start: int, end: int, payload: bytes) -> None:

@@ -30,6 +30,7 @@ from collector.errors import CollectorError, RefusedError, StreamError
 from collector.kernel.interface import Datapath, DatapathSettings
 from collector.live import Live
 from collector.memory import Memory
+from collector.metrics import Metrics
 from collector.node import Node
 from collector.policyfile import PolicyFile, Wanted
 from collector.records import Records
@@ -62,6 +63,7 @@ class Collector:
         )  # fmt: skip
         self.records = Records(self.bus, settings.node)
         self.memory = Memory(settings.run_dir)
+        self.metrics = Metrics(self) if settings.metrics else None
         self.notices: list[str] = []
         self.ending = False
         self._gone = False  # unpinned: what is not delivered now never will be
@@ -95,6 +97,8 @@ class Collector:
         self._handle_signals()
         control = ControlServer(self.settings.control_socket, handlers(self))
         try:
+            if self.metrics is not None:
+                self.metrics.listen(self.settings.metrics)
             self.datapath = await self.call(self._open, self.settings.datapath(), partial(self._prepare, wanted))
             try:
                 await self._begin(wanted)
@@ -108,6 +112,8 @@ class Collector:
         finally:
             await control.stop()
             await self._end()
+            if self.metrics is not None:
+                await asyncio.to_thread(self.metrics.close)
             self._thread.shutdown(wait=True)
             self._forget_signals()
 
@@ -121,9 +127,11 @@ class Collector:
 
     async def _begin(self, wanted: Wanted | None) -> None:
         datapath, settings = self.datapath, self.settings
-        self.accounts = Accounts(datapath, settings.node)
         if datapath.adopted:
             self.node = self._node(datapath)
+        if self.metrics is not None:
+            self.metrics.begin()
+        self.accounts = Accounts(datapath, settings.node, *([self.metrics.rules] if self.metrics is not None else []))
         self.live = Live(self.bus, settings.node, settings.live_cap, self.node.names)
         self.pump = self._pump(datapath, live=True)
         self._tell_notices()
@@ -158,6 +166,8 @@ class Collector:
         return Pump(
             ring, self.bus, node=s.node, batch=s.batch, batch_wait=s.batch_wait, in_flight=s.in_flight,
             offer=offer if live and s.live_cap > 0 else None,
+            count=self.metrics.count if live and self.metrics is not None else None,
+            drained=self.metrics.drained if live and self.metrics is not None else None,
         )  # fmt: skip
 
     def notice(self, line: str) -> None:
@@ -263,6 +273,8 @@ class Collector:
                 if fresh or now - self._sums_at >= SUMS_EVERY:
                     sums, self._sums_at = report.sums, now
             look = await self.call(self.accounts.take)
+            if self.metrics is not None:
+                self.metrics.look()
             if now >= self._next_look and not self.ending:
                 self._next_look = now + LOOK_AFTER
                 self._tell_unwatched(await self.call(self.datapath.look_after))

@@ -33,6 +33,7 @@ class CollectorSettings:
         None  # of VERDICTS; None: schemas.streams' default, an existing stream stays as it is
     )
     stream_max_age: float | None = None  # of VERDICTS; None: as above
+    metrics: str = ""  # HOST:PORT for Prometheus; "": nowhere
     debug: bool = False  # tracebacks in the log
 
     @property

@@ -34,6 +34,7 @@ class SinkSettings:
     memory_limit: str = "256MB"  # DuckDB's own; the process needs about 150 MB besides
     process_memory: int = 4 << 30  # bytes the process may allocate, all in all; 0: any number
     threads: int = 0  # DuckDB's; 0: one a CPU, at most 4
+    metrics: str = ""  # HOST:PORT for Prometheus; "": nowhere
 
     def __post_init__(self) -> None:
         """Raises SettingsError."""

@@ -16,7 +16,7 @@ from ztlens import nats, show
 from ztlens.checks import before_start
 from ztlens.config import Settings
 from ztlens.down import clean_up, lost, pinned
-from ztlens.errors import Missing, one_line
+from ztlens.errors import BadInput, Missing, one_line
 from ztlens.lookup import collector_request, sink_ledger, sink_status
 from ztlens.nats_store import StoreWatch
 from ztlens.parts import Part, clean_environment, ztlens_command
@@ -43,6 +43,7 @@ class Up:
         self.parts: dict[str, Part] = {}
         self.stopping = asyncio.Event()
         self.ledger: dict[str, Any] | None = None
+        self.metrics = metrics_of_parts(settings["metrics"])
         self._report = report
         self._keepers: list[asyncio.Task[None]] = []
         self._watching: asyncio.Task[None] | None = None
@@ -87,8 +88,9 @@ class Up:
         self._lock.publish({
             "nats": self.url, "state": str(self.settings.state), "since": time.time(), "node": self.settings.node,
         })  # fmt: skip
-        self._add("sink", ztlens_command("sink", "--config", str(file)), self._sink_answers)
-        self._add("collector", ztlens_command("collector", "--config", str(file)), self._collector_answers)
+        for name, answers in (("sink", self._sink_answers), ("collector", self._collector_answers)):
+            listen = ["--metrics", self.metrics[name]] if self.metrics else []
+            self._add(name, ztlens_command(name, "--config", str(file), *listen), answers)
         self._ours = not pinned(self.settings)
         for name, part in self.parts.items():
             if name == "collector" and watch is not None:
@@ -205,6 +207,16 @@ class Up:
                 last, since = self.ledger, time.monotonic()
             await asyncio.sleep(0.05)
         self._report("the sink did not store everything in time; the stream keeps the rest until the next start")
+
+
+def metrics_of_parts(address: str) -> dict[str, str]:
+    """Where collector and sink tell their metrics: at HOST:PORT and the port after it; {}: nowhere. Raises BadInput."""
+    if not address:
+        return {}
+    host, _, port = address.rpartition(":")
+    if int(port) == 65535:
+        raise BadInput(f"--metrics {address}: the sink needs the port after it", "name a lower port")
+    return {"collector": address, "sink": f"{host}:{int(port) + 1}"}
 
 
 def settled(ledger: dict[str, Any], node: str, closed: str | None) -> bool:
