@@ -25,6 +25,11 @@ TEST_LIVE_FRAMES = 2  # BPF_F_TEST_XDP_LIVE_FRAMES
 MAP_TYPE_ARRAY = 2
 PROGRAM_TYPES = {"tc": 3, "xdp": 6}  # enum bpf_prog_type
 ANY = 0  # BPF_ANY
+LINK_HOOKS = {"xdp": 37, "egress": 47}  # enum bpf_attach_type: BPF_XDP, BPF_TCX_EGRESS
+LINK_TYPES = {6: "xdp", 11: "egress"}  # enum bpf_link_type: XDP, TCX (which we make on egress alone)
+FIRST = 8  # BPF_F_BEFORE nothing: at the head of what TCX runs
+_REPLACE = 4  # BPF_F_REPLACE
+_TCX_MAX = 64  # programs TCX runs on one interface, at most
 
 _MEMBARRIER = {"x86_64": 324}.get(os.uname().machine, 283)  # 283: every architecture of the generic table
 _MEMBARRIER_QUERY, _MEMBARRIER_GLOBAL, _MEMBARRIER_GLOBAL_EXPEDITED = 0, 1, 2
@@ -72,6 +77,28 @@ class _XdpQuery(ctypes.Structure):
     ]  # fmt: skip
 
 
+class _LinkCreate(ctypes.Structure):
+    _fields_ = [("sz", c_size_t), ("flags", c_uint32), ("rest", c_uint8 * 44)]
+
+
+class _LinkUpdate(ctypes.Structure):
+    _fields_ = [("sz", c_size_t), ("flags", c_uint32), ("old_prog_fd", c_uint32)]
+
+
+class _LinkInfo(ctypes.Structure):
+    _fields_ = [
+        ("type", c_uint32), ("id", c_uint32), ("prog_id", c_uint32), ("pad", c_uint32), ("ifindex", c_uint32),
+        ("rest", c_uint8 * 60),
+    ]  # fmt: skip
+
+
+class _ProgQuery(ctypes.Structure):
+    _fields_ = [
+        ("sz", c_size_t), ("query_flags", c_uint32), ("attach_flags", c_uint32), ("prog_ids", c_void_p),
+        ("prog_cnt", c_uint32), ("prog_attach_flags", c_void_p),
+    ]  # fmt: skip
+
+
 class _TcHook(ctypes.Structure):
     _fields_ = [("sz", c_size_t), ("ifindex", c_int), ("attach_point", c_int), ("parent", c_uint32)]
 
@@ -102,6 +129,16 @@ class ProgramInfo:
     type: int
     id: int
     name: str
+
+
+@dataclass(frozen=True)
+class LinkInfo:
+    """What the kernel says of a bpf_link. `hook` is `xdp`, `egress` or ""; `ifindex` 0: its interface is gone."""
+
+    id: int
+    hook: str
+    program: int
+    ifindex: int
 
 
 @dataclass(frozen=True)
@@ -140,6 +177,10 @@ def _lib() -> ctypes.CDLL:
         "bpf_tc_hook_create": [POINTER(_TcHook)], "bpf_tc_hook_destroy": [POINTER(_TcHook)],
         "bpf_tc_attach": [POINTER(_TcHook), POINTER(_TcOpts)], "bpf_tc_detach": [POINTER(_TcHook), POINTER(_TcOpts)],
         "bpf_tc_query": [POINTER(_TcHook), POINTER(_TcOpts)], "libbpf_num_possible_cpus": [],
+        "bpf_link_create": [c_int, c_int, c_int, POINTER(_LinkCreate)], "bpf_link_detach": [c_int],
+        "bpf_link_update": [c_int, c_int, POINTER(_LinkUpdate)],
+        "bpf_prog_query_opts": [c_int, c_int, POINTER(_ProgQuery)],
+        "bpf_map_get_next_key": [c_int, c_void_p, c_void_p], "libbpf_probe_bpf_helper": [c_int, c_int, c_void_p],
     }  # fmt: skip
     for name, arguments in ints.items():
         function = getattr(lib, name)
@@ -259,6 +300,13 @@ def lookup_batch(fd: int, start: np.ndarray | None, behind: np.ndarray, keys: np
     return -int(count.value) - 1 if result < 0 else int(count.value)
 
 
+def next_key(fd: int, key: np.ndarray | None, after: np.ndarray) -> bool:
+    """Write the key behind `key` (None: the first) into `after`; False at the end."""
+    start = _address(key) if key is not None else None
+    result = _lib().bpf_map_get_next_key(fd, start, _address(after))
+    return _check(result, "reading a map", accept=(errno.ENOENT,)) >= 0
+
+
 def update_batch(fd: int, keys: np.ndarray, values: np.ndarray) -> None:
     """Write all entries."""
     if len(keys):
@@ -286,6 +334,47 @@ def test_run(
         opts.ctx_in, opts.ctx_size_in = _address(context), context.nbytes
     _check(_lib().bpf_prog_test_run_opts(fd, opts), "test-running a program")
     return int(opts.retval), int(opts.duration)
+
+
+def link_create(fd: int, ifindex: int, hook: str, flags: int) -> int:
+    """Descriptor of a new bpf_link of program `fd` to a hook (LINK_HOOKS); closed and nowhere pinned, it is gone.
+
+    `flags`: for `xdp` one of XDP_FLAGS_*_MODE, for `egress` FIRST. Raises KernelError; its errno is EBUSY or EEXIST if
+    XDP is taken.
+    """
+    opts = _LinkCreate(sz=ctypes.sizeof(_LinkCreate), flags=flags)
+    return _check(_lib().bpf_link_create(fd, ifindex, LINK_HOOKS[hook], opts), f"linking {hook}")
+
+
+def link_update(link: int, fd: int, old_fd: int) -> None:
+    """Put program `fd` in the place of `old_fd`: no packet meets neither. Raises KernelError if it is not there."""
+    opts = _LinkUpdate(sz=ctypes.sizeof(_LinkUpdate), flags=_REPLACE, old_prog_fd=old_fd)
+    _check(_lib().bpf_link_update(link, fd, opts), "replacing the program of a link")
+
+
+def link_detach(link: int) -> None:
+    """Take the link off its hook now; fine if that is gone. The descriptor stays."""
+    _check(_lib().bpf_link_detach(link), "detaching a link", accept=(errno.ENOLINK,))
+
+
+def link_info(link: int) -> LinkInfo:
+    """Which link this is, what it runs and where."""
+    info, size = _LinkInfo(), c_uint32(ctypes.sizeof(_LinkInfo))
+    _check(_lib().bpf_obj_get_info_by_fd(link, ctypes.byref(info), size), "asking for a link")
+    return LinkInfo(info.id, LINK_TYPES.get(info.type, ""), info.prog_id, info.ifindex)
+
+
+def tcx_query(ifindex: int) -> list[int]:
+    """Ids of the programs that TCX runs on egress, in their order."""
+    ids = np.zeros(_TCX_MAX, np.uint32)
+    opts = _ProgQuery(sz=ctypes.sizeof(_ProgQuery), prog_ids=_address(ids), prog_cnt=len(ids))
+    _check(_lib().bpf_prog_query_opts(ifindex, LINK_HOOKS["egress"], opts), "asking for TCX programs")
+    return [int(i) for i in ids[: opts.prog_cnt]]
+
+
+def has_helper(kind: str, number: int) -> bool:
+    """Whether programs of this kind (PROGRAM_TYPES) may call the helper of this number: tried by loading one."""
+    return bool(_check(_lib().libbpf_probe_bpf_helper(PROGRAM_TYPES[kind], number, None), "probing a helper"))
 
 
 def xdp_query(ifindex: int) -> XdpQuery:

@@ -1,7 +1,7 @@
 """BPF maps as numpy: each class is one way to hold a map, typed by a dtype of schemas.structs.
 
-Arrays are mmapped (no system call a read); hashes and per-CPU arrays are read in batches. A descriptor is owned
-by the map object that was made from it.
+Arrays are mmapped (no system call a read); hashes and per-CPU arrays are read in batches, where the kernel has these,
+else entry by entry. A descriptor is owned by the map object that was made from it.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel import libbpf
+from collector.kernel import libbpf, probes
 
 _BATCH = 16_384  # entries a system call: 3 MB of flows, small enough to stay in cache, large enough to cost nothing
 
@@ -72,6 +72,10 @@ class PerCpuArray:
         values = np.zeros((stop - start, self._cpus), self._dtype)
         if start == stop:
             return values
+        if not probes.has("percpu_batch"):
+            for i in range(stop - start):
+                libbpf.lookup(self.fd, np.array([start + i], np.uint32), values[i])
+            return values
         after = np.array([start - 1], np.uint32) if start else None  # a batch begins behind the key it is given
         n = libbpf.lookup_batch(self.fd, after, behind, keys, values)
         n = n if n >= 0 else -n - 1
@@ -103,6 +107,9 @@ class HashMap:
 
         Entries that come or go meanwhile may be missing; none that stays is missed or seen twice.
         """
+        if not probes.has("batch"):
+            yield from self._by_key(size)
+            return
         # A hash goes on by bucket number (4 bytes), an LPM trie by key.
         here, behind = (np.zeros(max(self.key.itemsize, 4), np.uint8) for _ in range(2))
         keys, values = np.zeros(size, self.key), np.zeros(size, self.value)
@@ -124,6 +131,23 @@ class HashMap:
             here, behind = behind, here
             start = here
 
+    def _by_key(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`batches` by two system calls an entry: first all keys, then what they lead to."""
+        found: dict[bytes, None] = {}
+        key, after = None, np.zeros(1, self.key)
+        steps = 0
+        # Behind a key that has gone meanwhile the kernel begins anew: known ones are passed over, not for ever.
+        while steps < 2 * self.info.max_entries and libbpf.next_key(self.fd, key, after):
+            found[after.tobytes()] = None
+            key = after.copy()
+            steps += 1
+        every = np.frombuffer(b"".join(found), self.key)
+        values = np.zeros(size, self.value)
+        for at in range(0, len(every), size):
+            keys = every[at : at + size]
+            there = np.array([libbpf.lookup(self.fd, keys[i : i + 1], values[i : i + 1]) for i in range(len(keys))])
+            yield keys[there], values[: len(keys)][there]
+
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """All entries, copied: (keys, values)."""
         parts = [(keys.copy(), values.copy()) for keys, values in self.batches()]
@@ -138,11 +162,21 @@ class HashMap:
 
     def put(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Write entries, `keys[i]` → `values[i]`."""
-        libbpf.update_batch(self.fd, np.ascontiguousarray(keys), np.ascontiguousarray(values))
+        keys, values = np.ascontiguousarray(keys), np.ascontiguousarray(values)
+        if probes.has("batch"):
+            libbpf.update_batch(self.fd, keys, values)
+        else:
+            for i in range(len(keys)):
+                libbpf.update(self.fd, keys[i : i + 1], values[i : i + 1])
 
     def remove(self, keys: np.ndarray) -> None:
         """Delete entries, all of which are there."""
-        libbpf.delete_batch(self.fd, np.ascontiguousarray(keys))
+        keys = np.ascontiguousarray(keys)
+        if probes.has("batch"):
+            libbpf.delete_batch(self.fd, keys)
+        else:
+            for i in range(len(keys)):
+                libbpf.delete(self.fd, keys[i : i + 1])
 
     def close(self) -> None:
         os.close(self.fd)
