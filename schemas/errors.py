@@ -1,4 +1,4 @@
-"""What is wrong with bytes that claim to follow these contracts."""
+"""What is wrong with bytes that claim to follow these contracts, or with words of a person."""
 
 
 class SchemaError(Exception):
@@ -7,3 +7,13 @@ class SchemaError(Exception):
 
 class EnvelopeError(SchemaError):
     """A message is not what its subject promises; the text says where. The message is for the dead letters."""
+
+
+class InputError(SchemaError):
+    """What a person wrote cannot be understood; `hint`: how to write it."""
+
+    exit_status = 2
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint

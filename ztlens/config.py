@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ztlens import times
+from schemas import times
+from schemas.errors import InputError
 from ztlens.errors import BadInput
 
 DEFAULT_FILE = Path("/etc/ztlens.toml")
@@ -274,7 +275,7 @@ def parsed(name: str, raw: object) -> Any:
 def _parsed(setting: Setting, raw: object, where: str) -> Any:
     try:
         return setting.parse(raw)
-    except BadInput as error:
+    except (BadInput, InputError) as error:
         raise BadInput(f"{where}: {error}", error.hint) from error
     except (ValueError, TypeError) as error:
         raise BadInput(f"{where}: {raw!r} cannot be used: {error}", f"{setting.name}: {setting.meaning}") from error

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ztlens import times
+from schemas import times
 from ztlens.errors import BadInput
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ztlens import show, times
+from schemas import times
+from ztlens import show
 
 if TYPE_CHECKING:
     from sink.client import History

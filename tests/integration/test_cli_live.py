@@ -14,13 +14,13 @@ from nats.aio.client import Client
 
 from schemas import messages, streams, subjects
 from schemas.codes import Decision, Outcome, RuleId
+from schemas.filters import Filters, predicate
 from schemas.verdict import STRIDE
 from tests.support import batches
 from tests.support.nats import NatsServer
 from tests.support.until import until
 from ztlens import live
 from ztlens.errors import Missing
-from ztlens.filters import Filters, predicate
 from ztlens.parts import ztlens_command
 from ztlens.verdicts import Row
 

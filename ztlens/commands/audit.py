@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ztlens import lookup, show, times
+from schemas import times
+from ztlens import lookup, show
 from ztlens.command import installation
 from ztlens.commands.history import Since, Until, check_output
 from ztlens.commands.policies import Output, PolicyFile, read

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ztlens import show, times
+from schemas import times
+from ztlens import show
 from ztlens.command import installation
 from ztlens.config import Settings
 from ztlens.errors import NO, BadInput

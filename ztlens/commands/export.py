@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ztlens import lookup, show, times
+from schemas import times
+from ztlens import lookup, show
 from ztlens.command import installation
 from ztlens.commands.history import From, Since, Until, check_output
 from ztlens.config import Settings

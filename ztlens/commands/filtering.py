@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from ztlens.filters import Filters
+from schemas.filters import Filters
 
 Words = list[str] | None
 _OPTIONS: dict[str, Any] = {

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ztlens import config, running, show, times
+from schemas import times
+from ztlens import config, running, show
 from ztlens.command import installation
 from ztlens.commands.history import check_output
 from ztlens.config import Settings

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ztlens import filters, lookup, show, times
+from schemas import filters, times
+from ztlens import lookup, show
 from ztlens.command import installation
 from ztlens.config import Settings
 from ztlens.errors import NO, BadInput, CliError, explain

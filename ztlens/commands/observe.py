@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from ztlens import lookup, running, times
+from schemas import times
+from schemas.filters import Filters, predicate
+from ztlens import lookup, running
 from ztlens.command import installation
 from ztlens.commands.filtering import filtered
 from ztlens.config import Settings
 from ztlens.errors import BadInput
-from ztlens.filters import Filters, predicate
 from ztlens.verdicts import FORMATS, Printer, Row, recorded
 
 LAST = 20

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ztlens import lookup, nats, running, show, times
+from schemas import times
+from schemas.filters import Filters, predicate
+from ztlens import lookup, nats, running, show
 from ztlens.command import installation
 from ztlens.commands.filtering import filtered
 from ztlens.config import Settings
 from ztlens.errors import BadInput
-from ztlens.filters import Filters, predicate
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ztlens import show, ssh, times
+from schemas import times
+from ztlens import show, ssh
 from ztlens.command import installation
 from ztlens.commands import policies, suggest
 from ztlens.commands.history import check_output

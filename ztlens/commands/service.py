@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ztlens import config, show, times
+from schemas import times
+from ztlens import config, show
 from ztlens.checks import before_start
 from ztlens.command import installation, with_options
 from ztlens.config import Settings

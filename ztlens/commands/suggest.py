@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ztlens import lookup, show, times
+from schemas import times
+from ztlens import lookup, show
 from ztlens.command import installation
 from ztlens.commands.audit import CAUSES, LINES, port_word, waiting
 from ztlens.commands.history import From, Since, Until, check_output

@@ -5,8 +5,8 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
+from schemas import times
 from schemas.messages import ReplayRecord
-from ztlens import times
 from ztlens.replay.publish import Output, Publisher
 from ztlens.replay.schedule import MAX, Schedule
 from ztlens.replay.windows import Part, Window, ahead

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas.filters import Filters, predicate
 from schemas.messages import PolicyRecord, RuleInfo
 from schemas.verdict import DTYPE, STRIDE
 from sink.client import History
@@ -14,7 +15,6 @@ from sink.store import Commit, Store, memory_store, prepare
 from tests.support import batches
 from tests.support.batches import CLOCK, START
 from ztlens.errors import BadInput
-from ztlens.filters import Filters, predicate
 from ztlens.replay import run, windows
 from ztlens.replay.publish import Shown
 from ztlens.replay.run import Replay, threaded

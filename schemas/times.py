@@ -4,7 +4,7 @@ import math
 import re
 from datetime import UTC, date, datetime, timedelta
 
-from ztlens.errors import BadInput
+from schemas.errors import InputError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
@@ -13,7 +13,7 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def duration(text: str) -> float:
-    """Seconds in `30s`, `10m`, `1h30m`, `2d`, or a bare number of seconds. Raises BadInput."""
+    """Seconds in `30s`, `10m`, `1h30m`, `2d`, or a bare number of seconds. Raises InputError."""
     clean = text.strip().lower()
     parts = _DURATION.findall(clean)
     if parts and "".join(number + unit for number, unit in parts) == clean:
@@ -24,20 +24,20 @@ def duration(text: str) -> float:
         except ValueError:
             seconds = -1.0
     if seconds < 0 or not math.isfinite(seconds):
-        raise BadInput(f"{text!r} is not a duration", "write it as 30s, 10m, 2h or 1h30m")
+        raise InputError(f"{text!r} is not a duration", "write it as 30s, 10m, 2h or 1h30m")
     return seconds
 
 
 def moment(text: str, now: datetime | None = None) -> datetime:
     """The moment `text` names, aware, in UTC: a duration back from now, RFC 3339, or a date (local midnight).
 
-    A date and time without an offset is local time too. Raises BadInput, also for what ns of 64 bits cannot say.
+    A date and time without an offset is local time too. Raises InputError, also for what ns of 64 bits cannot say.
     """
     found = _named(text.strip(), now or datetime.now(UTC))
     if found is None:
-        raise BadInput(f"{text!r} is not a time", "write it as 10m, 2h (ago), 2026-02-03, or 2026-02-03T04:05:06Z")
+        raise InputError(f"{text!r} is not a time", "write it as 10m, 2h (ago), 2026-02-03, or 2026-02-03T04:05:06Z")
     if not 1678 <= found.year <= 2261:
-        raise BadInput(f"{text!r} is too far away", "history knows the years 1678 to 2261")
+        raise InputError(f"{text!r} is too far away", "history knows the years 1678 to 2261")
     return found
 
 
@@ -47,7 +47,7 @@ def _named(clean: str, now: datetime) -> datetime | None:
     if clean[:1].isdigit() and clean[-1:].isalpha() and _DURATION.match(clean.lower()):
         try:
             return now - timedelta(seconds=duration(clean))
-        except (OverflowError, BadInput):
+        except (OverflowError, InputError):
             pass
     try:
         if _DATE.fullmatch(clean):
@@ -60,11 +60,11 @@ def _named(clean: str, now: datetime) -> datetime | None:
 
 
 def span(since: str, until: str, now: datetime | None = None) -> tuple[datetime | None, datetime | None]:
-    """Two moments, None for an empty text. Raises BadInput, also for a span that has no length."""
+    """Two moments, None for an empty text. Raises InputError, also for a span that has no length."""
     now = now or datetime.now(UTC)
     begin, end = (moment(text, now) if text else None for text in (since, until))
     if begin is not None and end is not None and begin >= end:
-        raise BadInput("--until is not later than --since", "name a span that has a length")
+        raise InputError("--until is not later than --since", "name a span that has a length")
     return begin, end
 
 
@@ -83,7 +83,7 @@ def size(text: str) -> int:
     """Bytes in `500`, `64k`, `1MB`, `2GiB`; k, m, g and t are powers of 1024 with an `i`, else of 1000."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
-        raise BadInput(f"{text!r} is not a size", "write it as 500MB or 2GiB")
+        raise InputError(f"{text!r} is not a size", "write it as 500MB or 2GiB")
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
 

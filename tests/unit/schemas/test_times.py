@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ztlens import times
-from ztlens.errors import BadInput
+from schemas import times
+from schemas.errors import InputError
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 
@@ -34,7 +34,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "m", "10x", "10 m", "-1s", "1h-30m", "nan", "inf", "-3"])
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(BadInput):
+    with pytest.raises(InputError):
         times.duration(text)
 
 
@@ -58,7 +58,7 @@ def test_moments(text: str, expected: datetime) -> None:
 
 @pytest.mark.parametrize("text", ["2262-01-01", "9999-12-31T23:59:59Z", "1677-12-31", "20000w"])
 def test_a_moment_that_64_bits_cannot_say(text: str) -> None:
-    with pytest.raises(BadInput, match="is too far away"):
+    with pytest.raises(InputError, match="is too far away"):
         times.moment(text, NOW)
 
 
@@ -67,13 +67,13 @@ def test_spans() -> None:
     assert times.span("", "1h", NOW) == (None, NOW - timedelta(hours=1))
     assert times.span_ns("1970-01-01T00:00:01Z", "") == (10**9, None)
     for since, until in (("1h", "1h"), ("1h", "2h")):
-        with pytest.raises(BadInput, match="--until is not later than --since"):
+        with pytest.raises(InputError, match="--until is not later than --since"):
             times.span(since, until, NOW)
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "2026-02-30", "20260203", "12", "T01:00", "10m ago"])
 def test_what_is_no_moment(text: str) -> None:
-    with pytest.raises(BadInput):
+    with pytest.raises(InputError):
         times.moment(text, NOW)
 
 
@@ -87,7 +87,7 @@ def test_sizes(text: str, bytes_: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "big", "-1", "1 QB", "1e6"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(BadInput):
+    with pytest.raises(InputError):
         times.size(text)
 
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 
-from schemas import codes
-from ztlens import times
-from ztlens.errors import BadInput
+from schemas import codes, times
+from schemas.errors import InputError
 
 NUMBERS = {word: number for number, word in codes.PROTOCOLS.items()}
 
@@ -45,7 +44,7 @@ class Filters:
 
 
 def predicate(filters: Filters, now: datetime | None = None, time_column: str = "time") -> str:
-    """The SQL predicate, `TRUE` if nothing was asked for. Raises BadInput for what cannot be understood."""
+    """The SQL predicate, `TRUE` if nothing was asked for. Raises InputError for what cannot be understood."""
     begin, end = times.span(filters.since, filters.until, now)
     parts = [
         _any(_words("decision", codes.Decision, filters.decision)),
@@ -73,9 +72,9 @@ def predicate(filters: Filters, now: datetime | None = None, time_column: str = 
 
 
 def quoted(text: str) -> str:
-    """`text` as an SQL string. Raises BadInput for a NUL, which DuckDB's parser ends at."""
+    """`text` as an SQL string. Raises InputError for a NUL, which DuckDB's parser ends at."""
     if "\0" in text:
-        raise BadInput("a filter holds a NUL character", "take it out")
+        raise InputError("a filter holds a NUL character", "take it out")
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -99,7 +98,7 @@ def _words(column: str, kind: type[IntEnum], given: tuple[str, ...]) -> list[str
         if word not in known:
             near = difflib.get_close_matches(word, known, 1)
             hint = f"did you mean {near[0]}?" if near else "one of " + ", ".join(known)
-            raise BadInput(f"{text!r} is not a {column}", hint)
+            raise InputError(f"{text!r} is not a {column}", hint)
         out.append(f"{column} = '{word}'")
     return out
 
@@ -109,7 +108,7 @@ def _network(text: str, side: str) -> str:
     try:
         network = ipaddress.ip_network(text.strip(), strict=False)
     except ValueError as error:
-        raise BadInput(f"{text!r} is not an address or prefix", "write 10.0.1.10, 10.0.0.0/8 or fd00::/64") from error
+        raise InputError(f"{text!r} is not an address or prefix", "write 10.0.1.10, 10.0.0.0/8 or fd00::/64") from error
     if network.num_addresses == 1:
         return f"(family = {network.version} AND {side}_addr = {_number(int(network[0]))})"
     low, high = _number(int(network[0])), _number(int(network[-1]))
@@ -125,7 +124,7 @@ def _label(text: str, side: str) -> str:
     """Labels belong to the identities of the revision that decided; `key` alone asks for any value."""
     key, equals, value = text.partition("=")
     if not key or (equals and not value):
-        raise BadInput(f"{text!r} is not a label", "write KEY=VALUE, or KEY for any value")
+        raise InputError(f"{text!r} is not a label", "write KEY=VALUE, or KEY for any value")
     match = f"labels[{quoted(key)}]"
     match = f"{match} = {quoted(value)}" if equals else f"{match} IS NOT NULL"
     return f"(ring, revision, {side}_identity) IN (SELECT (ring, revision, name) FROM identities WHERE {match})"
@@ -139,7 +138,7 @@ def _port(text: str) -> str:
     except ValueError:
         first = last = -1
     if not 0 <= first <= last <= 65535:
-        raise BadInput(f"{text!r} is not a port", "write 443, 443/tcp or 8000-8100/tcp")
+        raise InputError(f"{text!r} is not a port", "write 443, 443/tcp or 8000-8100/tcp")
     found = f"dport = {first}" if first == last else f"dport BETWEEN {first} AND {last}"
     if not slash:
         return found if first == last else f"({found})"
@@ -153,7 +152,7 @@ def _protocol(text: str) -> str:
     elif word not in NUMBERS:
         near = difflib.get_close_matches(word, NUMBERS, 1)
         hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(NUMBERS)}, or a number up to 255"
-        raise BadInput(f"{text!r} is not a protocol", hint)
+        raise InputError(f"{text!r} is not a protocol", hint)
     return f"proto = '{word}'"
 
 
@@ -161,10 +160,10 @@ def _where(text: str) -> str:
     """A predicate written by hand stays one operand: the line break ends a comment at its end."""
     clean = text.strip()
     if not clean or "\0" in clean:
-        raise BadInput("--where needs a predicate", "for example --where 'packets > 100 AND dport < 1024'")
+        raise InputError("--where needs a predicate", "for example --where 'packets > 100 AND dport < 1024'")
     depth = _depth(clean)
     if depth:
-        raise BadInput(f"--where: the parentheses of {text!r} do not match", "write one predicate, closed in itself")
+        raise InputError(f"--where: the parentheses of {text!r} do not match", "write one predicate, closed in itself")
     return f"({clean}\n)"
 
 

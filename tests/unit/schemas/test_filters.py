@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas import codes
-from ztlens.errors import BadInput
-from ztlens.filters import Filters, predicate, quoted
+from schemas.errors import InputError
+from schemas.filters import Filters, predicate, quoted
 
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 WORDS = {
@@ -168,6 +168,6 @@ def test_where_stays_one_operand(where: str) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_understood_is_refused(bad: Filters) -> None:
-    with pytest.raises(BadInput) as caught:
+    with pytest.raises(InputError) as caught:
         predicate(bad, NOW)
     assert caught.value.hint
