@@ -3,18 +3,16 @@
 A socket stays in the namespace it was opened in, so the one that hears of changes needs no thread of its own there.
 """
 
-import errno
 import ipaddress
-import socket
 import struct
 from pathlib import Path
 
-from collector.errors import KernelError
+from collector.kernel import netlink
 from collector.kernel.interface import Connection
 from collector.kernel.netns import inside
 
-_GROUPS = 0x10 | 0x100  # RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
-_HINT = "the addresses of `host` cannot be followed"
+_IFADDR = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, ifindex
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _ESTABLISHED = "01"
 _TABLES = (Path("/proc/thread-self/net/tcp"), Path("/proc/thread-self/net/tcp6"))
 
@@ -24,24 +22,17 @@ class Namespace:
 
     def __init__(self, netns: str = "") -> None:
         self._netns = netns
-        self._changes: socket.socket | None = None
+        self._changes: netlink.Changes | None = None
 
     def fileno(self) -> int:
         if self._changes is None:
-            self._changes = inside(self._netns, _listen)
+            self._changes = inside(self._netns, lambda: netlink.Changes(netlink.ADDRESSES))
         return self._changes.fileno()
 
     def addresses(self) -> tuple[str, ...]:
         self.fileno()  # a change from here on is heard of
         assert self._changes is not None
-        while True:
-            try:
-                self._changes.recv(65536)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:  # some were dropped; all addresses are read anew anyway
-                    raise KernelError(f"netlink: {error.strerror}", _HINT) from error
+        self._changes.empty()
         return inside(self._netns, _addresses)
 
     def connections(self) -> list[Connection]:
@@ -53,20 +44,13 @@ class Namespace:
             self._changes = None
 
 
-def _listen() -> socket.socket:
-    try:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)  # NETLINK_ROUTE
-        opened.bind((0, _GROUPS))
-    except OSError as error:
-        raise KernelError(f"netlink: {error.strerror}", _HINT) from error
-    return opened
-
-
 def _addresses() -> tuple[str, ...]:
-    from pyroute2 import IPRoute  # noqa: PLC0415 – attach.py has loaded it already
-
-    with IPRoute() as route:
-        found = {a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS") for a in route.get_addr()}
+    found = set()
+    for message in netlink.dump(netlink.GET_ADDRESSES, _IFADDR.pack(0, 0, 0, 0, 0)):
+        of = netlink.attributes(message, _IFADDR.size)
+        address = of.get(_IFA_LOCAL) or of.get(_IFA_ADDRESS)  # on a point-to-point link the second is the peer's
+        if address:
+            found.add(str(ipaddress.ip_address(address)))
     return tuple(sorted(found))
 
 

@@ -1,10 +1,12 @@
 """Looking at interfaces, in this network namespace or a named one.
 
 A namespace is entered by a thread that ends afterwards (setns moves one thread alone), so the collector's own sockets
-stay where they were; libbpf and pyroute2 open their netlink sockets in the thread that calls them.
+stay where they were; libbpf and `netlink` open their netlink sockets in the thread that calls them.
 """
 
 import os
+import struct
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +14,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from collector.errors import KernelError
-from collector.kernel import libbpf
+from collector.kernel import libbpf, netlink
 
 NETNS_DIR = Path("/run/netns")
+_IFINFO = struct.Struct("=BxHiII")  # family, device type, ifindex, flags, change mask
+_TCMSG = struct.Struct("=B3xiIII")  # family, ifindex, handle, parent, info
+_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 10, 18, 1
+_LOOPBACK = 772  # ARPHRD_LOOPBACK
 T = TypeVar("T")
 
 
@@ -62,23 +68,20 @@ def inside(netns: str, function: Callable[[], T]) -> T:
 
 
 def links() -> dict[str, Link]:
-    """The interfaces of the calling thread's namespace, by name."""
-    from pyroute2 import IPRoute  # noqa: PLC0415 – 17 MB that only start and stop need
-
+    """The interfaces of the calling thread's namespace, by name. Raises KernelError."""
     out = {}
-    with IPRoute() as route:
-        for message in route.get_links():
-            name = message.get_attr("IFLA_IFNAME")
-            info = message.get_attr("IFLA_LINKINFO")
-            kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
-            loopback = message["ifi_type"] == 772  # ARPHRD_LOOPBACK
-            out[name] = Link(name, message["index"], kind, message.get_attr("IFLA_MASTER") or 0, loopback)
+    for message in netlink.dump(netlink.GET_LINKS, _IFINFO.pack(0, 0, 0, 0, 0)):
+        _, kind, ifindex, _, _ = _IFINFO.unpack_from(message)
+        found = netlink.attributes(message, _IFINFO.size)
+        name = netlink.text(found[_IFLA_IFNAME])
+        info = netlink.attributes(found.get(_IFLA_LINKINFO, b""), 0)
+        master = int.from_bytes(found.get(_IFLA_MASTER, b""), sys.byteorder)
+        out[name] = Link(name, ifindex, netlink.text(info.get(_IFLA_INFO_KIND, b"")), master, kind == _LOOPBACK)
     return out
 
 
 def has_filters(ifindex: int) -> bool:
-    """Whether any filter is left on the interface's clsact, on either side."""
-    from pyroute2 import IPRoute  # noqa: PLC0415
-
-    with IPRoute() as route:
-        return any(list(route.get_filters(index=ifindex, parent=parent)) for parent in (0xFFFFFFF2, 0xFFFFFFF3))
+    """Whether any filter is left on the interface's clsact, on either side. Raises KernelError."""
+    return any(
+        netlink.dump(netlink.GET_FILTERS, _TCMSG.pack(0, ifindex, 0, parent, 0)) for parent in (0xFFFFFFF2, 0xFFFFFFF3)
+    )
