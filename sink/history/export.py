@@ -27,6 +27,7 @@ from schemas import tables
 from sink.disk import sync
 from sink.errors import ExportError
 from sink.history import manifest as manifests
+from sink.history import moments
 from sink.history.ledger import rfc3339
 from sink.history.manifest import BY_HOUR, File, Manifest
 from sink.history.parts import PIECE, SECOND, Parts, Source, pieces
@@ -65,6 +66,7 @@ def export(
 
     Raises ExportError (not a directory for it, another store's export, somebody else is writing), SinkError, OSError.
     """
+    moments.check(since, until)
     with _locked(directory):
         for left in directory.glob(".export-*"):  # of a killed one: nobody else writes here
             shutil.rmtree(left, ignore_errors=True)
@@ -160,8 +162,8 @@ class _Export:
 
     def _where(self, table: str, since: int | None, until: int | None) -> str:
         """The rows of a span. Roll-ups by whole hours; of loss what the ledger needs too, however old."""
-        if since is not None and table in ROLLED_UP:
-            since = since // HOUR * HOUR
+        if table in ROLLED_UP:
+            since, until = _whole_hours(since, until)
         before = "true" if until is None else f"time < make_timestamp_ns({max(0, until)})"
         if table == "verdicts":  # a ring that began meanwhile is for the next time
             before += f" AND ring <= {max(self._strides, default=0)}"
@@ -273,13 +275,14 @@ class _Export:
         """Give the files their names, the manifest last; then take away what it names no more."""
         known = self._known
         kept = [file for file in known.files if file.path not in self._gone]
-        first = not known.files
+        if known.files:
+            since, until = _widest(min, since, known.since), _widest(max, until, known.until)
         nodes = self._source.sql("SELECT DISTINCT node FROM store.rings ORDER BY node")["node"].to_pylist()
         manifest = Manifest(
             tables_version=tables.VERSION, ztlens=importlib.metadata.version("ztlens"), duckdb=duckdb.__version__,
             pyarrow=pa.__version__, host=platform.node(), made=rfc3339(now_ns()) or "",
-            since=since if first else _widest(min, since, known.since),
-            until=until if first else _widest(max, until, known.until),
+            since=since, until=until,
+            pairs_since=_whole_hours(since, until)[0], pairs_until=_whole_hours(since, until)[1],
             nodes=nodes,
             files=sorted([*kept, *(file for _, file in self._new)], key=lambda file: file.path),
         )  # fmt: skip
@@ -307,6 +310,11 @@ class _Export:
 
 def _between(first: int, past: int) -> str:
     return f"time >= make_timestamp_ns({first}) AND time < make_timestamp_ns({past})"
+
+
+def _whole_hours(since: int | None, until: int | None) -> tuple[int | None, int | None]:
+    """The hours that the span touches."""
+    return None if since is None else since // HOUR * HOUR, None if until is None else -(-until // HOUR) * HOUR
 
 
 def _widest(choose: Callable[[int, int], int], a: int | None, b: int | None) -> int | None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import duckdb
 
+from sink.history import moments
+
 LIVE_TOLERANCE = 64
 """Packets or events that may differ between counters read from a ring in use."""
 
@@ -112,8 +114,10 @@ def rfc3339(ns: int | None) -> str | None:
 def ledger(cursor: duckdb.DuckDBPyConnection, since: int | None = None) -> dict[str, Any]:
     """The document of `ztlens ledger -o json`: rings heard of since `since` (ns since 1970 UTC), all if None.
 
-    `balanced` is over all of them; `gaps` are event numbers [first, past) within the ring.
+    `balanced` is over all of them; `gaps` are event numbers [first, past) within the ring. Raises QueryError for a
+    moment that history cannot hold.
     """
+    moments.check(since)
     names = ", ".join(f"epoch_ns({name})" if name == "time" else name for name in _COLUMNS)
     where = "" if since is None else "WHERE coalesce(epoch_ns(last), 9223372036854775807) >= $since"
     cursor.execute(f"SELECT {names} FROM ledger {where}", {} if since is None else {"since": since})

@@ -45,7 +45,11 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct):
-    """What an export is. `since` and `until` in ns since 1970 UTC: the span of the verdicts asked for, None: open."""
+    """What an export is. Moments in ns since 1970 UTC, None: open.
+
+    `since` and `until`: the span that was asked for, which its verdicts have. `pairs_since` and `pairs_until`: that of
+    its roll-ups, which are the whole hours it touches.
+    """
 
     format: int = FORMAT
     tables_version: int = 0
@@ -56,6 +60,8 @@ class Manifest(msgspec.Struct):
     made: str = ""
     since: int | None = None
     until: int | None = None
+    pairs_since: int | None = None
+    pairs_until: int | None = None
     nodes: list[str] = []
     files: list[File] = []
 

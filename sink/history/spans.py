@@ -12,6 +12,7 @@ import duckdb
 from schemas.codes import EventKind
 from schemas.verdict import STRIDE
 from sink.errors import BusyError
+from sink.history import moments
 from sink.history.increments import BASE, EVENT, increments
 from sink.history.pairs import (
     COLUMNS,
@@ -84,8 +85,10 @@ def relation(cursor: duckdb.DuckDBPyConnection, since: int | None = None, until:
 
     To be used within one transaction on `cursor`, begun by the caller; a temporary table stays in it. `duplicate` is
     true where that is known: of flows whose first record is not rolled up yet it is not, and of parts of a minute only
-    where all that the pair said in the minute is. Raises BusyError when more than WAITING_MOST events are not.
+    where all that the pair said in the minute is. Raises BusyError when more than WAITING_MOST events are not,
+    QueryError for bounds that history cannot hold.
     """
+    moments.check(since, until)
     first, past = (min(max(0, bound), FOR_EVER) for bound in (since or 0, FOR_EVER if until is None else until))
     events_from, minutes_from, folded = _kept(cursor)
     unrolled = _unrolled(cursor)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from schemas import messages, streams, subjects
+from schemas import messages, streams, subjects, times
 from schemas.codes import Decision, EventKind, Outcome, Reason, RuleId
 from schemas.verdict import STRIDE
 from sink.service import run as run_sink
@@ -243,8 +243,27 @@ def test_a_ledger_that_does_not_balance_is_a_no(run: Run, database: Path, capfd:
     out, err = capfd.readouterr()
     assert json.loads(out)["balanced"] is False
     assert err.splitlines()[0] == "error: the ledger does not balance" and len(err.splitlines()) == 2
-    # Asked for a time after all of it, there is nothing that could be out of balance.
-    assert main(["ledger", "-o", "json", "--since", "2030-01-01"]) == 0
+
+
+@pytest.mark.parametrize("output", ["json", "table"])
+def test_a_ledger_of_nothing_is_missing(run: Run, output: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Asked for a time after all of it, there is nothing that could balance."""
+    assert main(["ledger", "-o", output, "--since", "2030-01-01T00:00:00Z"]) == 3
+    out, err = capfd.readouterr()
+    assert out == ""
+    since = times.rfc3339(1893456000 * 10**9, local=True, digits=0)
+    assert err.splitlines() == [
+        f"error: no ring was heard of since {since}", "hint: name an earlier time, or none: the whole ledger"
+    ]  # fmt: skip
+
+
+def test_a_ledger_of_an_empty_store_is_missing(
+    database: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    empty = tmp_path / "other"
+    Store.open(SinkSettings(database=empty / "ztlens.duckdb", nats_url="", run_dir=empty)).close()
+    assert main(["ledger", "--state", str(empty)]) == 3
+    assert capfd.readouterr() == ("", "error: no ring was ever recorded\nhint: watch with `ztlens up`\n")
 
 
 def test_a_database_of_a_newer_version_is_left_alone(

@@ -10,7 +10,7 @@ from schemas import filters, times
 from ztlens import lookup, show
 from ztlens.command import installation
 from ztlens.config import Settings
-from ztlens.errors import NO, BadInput, CliError, explain
+from ztlens.errors import NO, BadInput, CliError, Missing, explain
 
 SQL_OUTPUTS = ("table", "csv", "json", "arrow", "parquet")
 Output = Annotated[str, typer.Option("-o", "--output", metavar="table|csv|json|arrow|parquet")]
@@ -145,10 +145,17 @@ def ledger(
     source: From = None,
     output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
 ) -> None:
-    """Packets and events accounted hop by hop. Exit status 1 if they do not balance."""
+    """Packets and events accounted hop by hop. Exit status 1 if they do not balance, 3 if there are none."""
     check_output(output, ("table", "json"))
     start = times.nanoseconds(times.moment(since)) if since else None
     account = lookup.history(settings, source).ledger(start)
+    if not account["rings"]:
+        if start is None:
+            raise Missing("no ring was ever recorded", "watch with `ztlens up`")
+        raise Missing(
+            f"no ring was heard of since {times.rfc3339(start, local=True, digits=0)}",
+            "name an earlier time, or none: the whole ledger",
+        )
     if output == "json":
         show.document(account)
     else:
@@ -164,9 +171,6 @@ def ledger(
 
 
 def _ledger_table(account: dict[str, Any]) -> None:
-    if not account["rings"]:
-        print("no ring was ever recorded")
-        return
     rows = []
     for ring in account["rings"]:
         packets, events = ring["packets"], ring["events"]

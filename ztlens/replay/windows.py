@@ -153,6 +153,9 @@ class Reader:
 
     def windows(self, since: int | None = None, until: int | None = None) -> Iterator[Window]:
         """From `since`, before `until` (ns since 1970 UTC), up to the newest there is now. Raises SinkError."""
+        from sink.history import moments
+
+        moments.check(since, until)
         with self._open() as history:
             bounds = _one(
                 history,

@@ -129,6 +129,16 @@ async def test_formats_and_bad_requests(served: api.Api, settings: SinkSettings)
         assert (answer.status_code, answer.json()["exit"]) == (400, 2)
         answer = await http.get("/api/v1/ledger", params={"since": str(batches.CLOCK + 1)})
         assert answer.json() == {"balanced": True, "rings": []}
+        for answer in (
+            await http.get("/api/v1/ledger", params={"since": str(1 << 70)}),
+            await http.post("/api/v1/audit", json={"candidate": {"text": "version: 1"}, "since": 1 << 70}),
+            await http.post("/api/v1/suggest", json={"until": -(1 << 70)}),
+        ):
+            assert answer.status_code == 400
+            assert answer.json() == {
+                "error": "a moment lies outside of what ns since 1970 of 64 bits can say",
+                "hint": "history knows the years 1678 to 2261", "exit": 2,
+            }  # fmt: skip
         assert (await http.get("/api/v1/sql")).status_code == 405
         assert (await http.get("/elsewhere")).status_code == 404
 

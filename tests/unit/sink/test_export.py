@@ -160,11 +160,21 @@ def test_a_span(history: History, tmp_path: Path) -> None:
         assert copied.sql(QUESTIONS[0]).equals(history.sql(f"SELECT * FROM verdicts {span}"))
         assert copied.sql("FROM policy_revisions").equals(history.sql("FROM policy_revisions"))
         assert copied.ledger() == history.ledger()
-        assert copied.sql("SELECT min(time) AS t FROM store.pairs_1m")["t"].cast(pa.int64())[0].as_py() >= FIRST + HOUR
+        for table in ("pairs_1m", "pairs_1h"):  # by whole hours
+            hours = f"time >= make_timestamp_ns({FIRST + HOUR}) AND time < make_timestamp_ns({FIRST + 3 * HOUR})"
+            held = history.sql(f"SELECT * FROM store.{table} WHERE {hours} ORDER BY ALL")
+            assert held.num_rows > 0
+            assert copied.sql(f"SELECT * FROM store.{table} ORDER BY ALL").equals(held), table
     known = manifests.read(tmp_path)
     assert (known.since, known.until) == (since, until)
+    assert (known.pairs_since, known.pairs_until) == (FIRST + HOUR, FIRST + 3 * HOUR)
+    export(history, tmp_path, since + HOUR, until + HOUR)
+    known = manifests.read(tmp_path)
+    assert (known.since, known.pairs_since) == (since, FIRST + HOUR)
+    assert (known.until, known.pairs_until) == (until + HOUR, FIRST + 4 * HOUR)
     export(history, tmp_path)
-    assert (manifests.read(tmp_path).since, manifests.read(tmp_path).until) == (None, None)
+    known = manifests.read(tmp_path)
+    assert (known.since, known.until, known.pairs_since, known.pairs_until) == (None, None, None, None)
     with History.on_export(tmp_path) as copied:
         assert copied.sql(QUESTIONS[0]).equals(history.sql(QUESTIONS[0]))
 
