@@ -74,6 +74,14 @@ def _port(value: object) -> int:
     return number
 
 
+def _listen(value: object) -> str:
+    text = _text(value)
+    host, colon, port = text.rpartition(":")
+    if text and not (colon and host.strip("[]") and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError("write HOST:PORT, as 127.0.0.1:9975 or [::1]:9975")
+    return text
+
+
 def _mode(value: object) -> str:
     if value not in ("monitor", "enforce"):
         raise ValueError("monitor or enforce")
@@ -137,6 +145,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("interfaces", _interfaces, "what to watch: NAME[:ingress|egress|both]", lambda s: ()),
     Setting("netns", _text, "network namespace of the interfaces; empty: this one", lambda s: ""),
     Setting("policy", _path, "policy.yaml to start with", lambda s: None),
+    Setting("metrics", _listen, "HOST:PORT where Prometheus may ask, of `up` the sink at the next port; empty: nowhere",
+            lambda s: ""),
     Setting("mode", _mode, "monitor or enforce; unset: as the datapath was, first monitor", lambda s: ""),
     Setting("pins", _path, "where the kernel side is pinned", lambda s: PINS / s["instance"]),
     Setting("knobs", _table, "sizes of the kernel side, by name of docs/schema.md", lambda s: {}),

@@ -29,6 +29,10 @@ WATCHING = {
     "node": Annotated[str | None, typer.Option(metavar="NAME", help="Name of this host in verdicts.")],
 }
 """Options of what watches interfaces, by the name of their setting."""
+METRICS = {
+    "metrics": Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where Prometheus may ask.")],
+}
+"""An option of either service."""
 KEEPING = {
     "archive": Annotated[
         str | None, typer.Option(metavar="DIR", help="Export verdicts there before they are deleted.")
@@ -39,10 +43,10 @@ KEEPING = {
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
-    installation(app, "up", WATCHING)(up)
+    installation(app, "up", WATCHING | METRICS)(up)
     installation(app, "down")(down)
-    installation(app, "collector", WATCHING)(collector)
-    installation(app, "sink", KEEPING)(sink)
+    installation(app, "collector", WATCHING | METRICS)(collector)
+    installation(app, "sink", KEEPING | METRICS)(sink)
 
 
 def up(
@@ -108,6 +112,8 @@ def _started(running: "Up") -> list[str]:
         f"watching {watched} as node {settings.node}, mode {status['mode']}, revision {status['revision']}",
         f"history in {settings.database}, NATS at {_address(running.url)}",
     ]
+    if running.metrics:
+        lines.append("metrics at " + ", ".join(f"http://{at}/metrics ({name})" for name, at in running.metrics.items()))
     if not has_policy:
         lines.append(f"no policy yet: everything is allowed; next: `ztlens policy apply FILE{suffix}`")
     lines.append(
@@ -156,6 +162,7 @@ def collector(settings: Settings) -> None:
                 pins=settings.pins,
                 knobs=settings["knobs"],
                 timeouts=settings["timeouts"],
+                metrics=settings["metrics"],
                 debug=_debug(),
                 **settings.owned("collector"),
             )
@@ -189,6 +196,7 @@ def sink(
                 database=settings.database,
                 nats_url=nats_url,
                 run_dir=settings.run_dir,
+                metrics=settings["metrics"],
                 **settings.owned("sink"),
             )
         )
