@@ -50,7 +50,7 @@ def explained(error: duckdb.Error, timeout: float) -> SinkError:
     return QueryError(text, hint or "`SELECT * FROM duckdb_views()` and `DESCRIBE verdicts` show what there is")
 
 
-def _check(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+def check(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
     """The one statement of a question. Raises QueryError for what is more, or is none; duckdb.Error."""
     statements = cursor.extract_statements(sql)
     if len(statements) != 1:
@@ -131,7 +131,7 @@ class Answer:
         self._timer = threading.Timer(timeout, self._give_up)
         self._timer.daemon = True
         try:
-            statement = _check(cursor, sql)
+            statement = check(cursor, sql)
             if not begun:
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
             self._timer.start()

@@ -74,14 +74,24 @@ def pieces(first: int, past: int, levels: list[Level]) -> Iterator[Piece]:
         yield from pieces(finer, b, levels[1:])
 
 
-def relation(cursor: duckdb.DuckDBPyConnection, since: int | None = None, until: int | None = None) -> str:
+def relation(
+    cursor: duckdb.DuckDBPyConnection,
+    since: int | None = None,
+    until: int | None = None,
+    *,
+    grain: int = HOUR,
+    crossing: bool = True,
+) -> str:
     """SQL, in parentheses, of rows that say everything of [since, until), ns since 1970; None: no bound.
 
     Columns: ring, time, the keys and sums of the roll-ups, first_seen, last_seen, and
     `detail`: false where finer rows than the span needs are deleted: the row reaches beyond the span, or holds what a
     flow did before it;
     `crossing`: in extra rows without flows, packets and bytes, how many flows that were open at `since` have an event
-    in the span, by what the last one says. Flows that touch the span: sum(flows + crossing).
+    in the span, by what the last one says. Flows that touch the span: sum(flows + crossing). Only if asked for.
+
+    `grain`: ns of time that no row may be longer than: an hour, a minute, or a part of one (then all is read from
+    events, which are to be there: `kept`).
 
     To be used within one transaction on `cursor`, begun by the caller; a temporary table stays in it. `duplicate` is
     true where that is known: of flows whose first record is not rolled up yet it is not, and of parts of a minute only
@@ -90,9 +100,9 @@ def relation(cursor: duckdb.DuckDBPyConnection, since: int | None = None, until:
     """
     moments.check(since, until)
     first, past = (min(max(0, bound), FOR_EVER) for bound in (since or 0, FOR_EVER if until is None else until))
-    events_from, minutes_from, folded = _kept(cursor)
-    unrolled = _unrolled(cursor)
-    waiting = sum(ranges.total() for ranges in unrolled.values()) // STRIDE
+    events_from, minutes_from, folded = kept(cursor)
+    waits = unrolled(cursor)
+    waiting = sum(ranges.total() for ranges in waits.values()) // STRIDE
     if waiting > WAITING_MOST:
         raise BusyError(
             f"{waiting:,} events are not summed up yet",
@@ -102,23 +112,25 @@ def relation(cursor: duckdb.DuckDBPyConnection, since: int | None = None, until:
         f"CREATE OR REPLACE TEMP TABLE events_of_span AS SELECT {COLUMNS}, true AS detail FROM store.pairs_1m LIMIT 0"
     )
     parts = [f"SELECT {COLUMNS}, detail, 0::UBIGINT AS crossing FROM events_of_span"]
-    for ring, ranges in unrolled.items():
-        _add_unrolled(cursor, ring, ranges, (first, past))
+    length = min(MINUTE, grain)
+    for ring, ranges in waits.items():
+        _add_unrolled(cursor, ring, ranges, (first, past), length)
     levels = [Level("pairs_1h", HOUR, folded, minutes_from), Level("pairs_1m", MINUTE, FOR_EVER, events_from)]
+    levels = [level for level in levels if level.length <= grain]
     for piece in pieces(first, past, levels):
         if piece.table == "events":
-            for ring, ranges in unrolled.items():
-                _add_cut(cursor, ring, piece, ranges)
+            for ring, ranges in waits.items():
+                _add_cut(cursor, ring, piece, ranges, length)
         else:
             parts.append(
                 f"SELECT {COLUMNS}, {piece.exact}, 0 FROM store.{piece.table} WHERE {within(piece.first, piece.past)}"
             )
-    if since is not None:
+    if crossing and since is not None:
         parts.append(_crossing(cursor, first, past))
     return f"({' UNION ALL '.join(parts)})"
 
 
-def _kept(cursor: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
+def kept(cursor: duckdb.DuckDBPyConnection) -> tuple[int, int, int]:
     """Where events and minutes begin, for older ones may be deleted, and where hours end; ns since 1970."""
     row = _row(
         cursor,
@@ -135,7 +147,7 @@ def _row(cursor: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
     return tuple(row)
 
 
-def _unrolled(cursor: duckdb.DuckDBPyConnection) -> dict[int, RangeSet]:
+def unrolled(cursor: duckdb.DuckDBPyConnection) -> dict[int, RangeSet]:
     """By ring, the ranges that are stored but not rolled up."""
     held: dict[int, RangeSet] = {}
     for ring, first, past in cursor.execute("SELECT ring, first, past FROM store.ranges").fetchall():
@@ -145,7 +157,9 @@ def _unrolled(cursor: duckdb.DuckDBPyConnection) -> dict[int, RangeSet]:
     return held
 
 
-def _add_unrolled(cursor: duckdb.DuckDBPyConnection, ring: int, ranges: RangeSet, span: tuple[int, int]) -> None:
+def _add_unrolled(
+    cursor: duckdb.DuckDBPyConnection, ring: int, ranges: RangeSet, span: tuple[int, int], length: int
+) -> None:
     """What the events at `ranges` of a ring, which are not rolled up, add within the span."""
     parts = list(ranges)
     if not parts:
@@ -158,15 +172,15 @@ def _add_unrolled(cursor: duckdb.DuckDBPyConnection, ring: int, ranges: RangeSet
         WHERE ring = {ring} AND NOT ended AND flow_id IN (SELECT flow_id FROM events)"""
     known = f"LEFT JOIN store.open_flows AS o ON o.ring = {ring} AND NOT o.ended AND o.flow_id = i.flow_id"
     rows = added(judged(ring, where), "coalesce(o.duplicate, false)", known)
-    _add(cursor, events, before, rows, span)
+    _add(cursor, events, before, rows, span, length)
 
 
-def _add_cut(cursor: duckdb.DuckDBPyConnection, ring: int, piece: Piece, unrolled: RangeSet) -> None:
-    """What the events of a part of a minute add; those of `unrolled` are seen to already.
+def _add_cut(cursor: duckdb.DuckDBPyConnection, ring: int, piece: Piece, waits: RangeSet, length: int) -> None:
+    """What the events of a part of a minute add; those of `waits` are seen to already.
 
     A clock that was set back comes by twice: what the flows did between is needed for their differences.
     """
-    rolled = f"ring = {ring}" + "".join(f" AND NOT (position >= {a} AND position < {b})" for a, b in unrolled)
+    rolled = f"ring = {ring}" + "".join(f" AND NOT (position >= {a} AND position < {b})" for a, b in waits)
     inside = f"{rolled} AND {within(piece.first, piece.past)}"
     bounds = _row(cursor, f"SELECT min(position), max(position) FROM store.verdicts WHERE {inside}")
     if bounds[0] is None:
@@ -187,7 +201,7 @@ def _add_cut(cursor: duckdb.DuckDBPyConnection, ring: int, piece: Piece, unrolle
         AND position BETWEEN (SELECT min(judged) FROM increments) AND (SELECT max(judged) FROM increments))"""
     duplicate = _duplicate(cursor, piece.first, piece.past)
     rows = f"(SELECT e.* REPLACE ({duplicate} AS duplicate) FROM {added(verdicts)} AS e)"
-    _add(cursor, events, before, rows, (piece.first, piece.past), f"bool_and(flows = 0 OR event = {_NEW})")
+    _add(cursor, events, before, rows, (piece.first, piece.past), length, f"bool_and(flows = 0 OR event = {_NEW})")
 
 
 def _add(  # noqa: PLR0917 – what is asked, in the order it is asked
@@ -196,16 +210,18 @@ def _add(  # noqa: PLR0917 – what is asked, in the order it is asked
     before: str,
     rows: str,
     span: tuple[int, int],
+    length: int,
     detail: str = "true",
 ) -> None:
-    """Add increments of `events`, after those that `before` asks for, to events_of_span: `rows` has their verdicts."""
+    """Add increments of `events`, after those that `before` asks for, summed by `length` ns, to events_of_span: `rows`
+    has their verdicts."""
     found = cursor.execute(events).to_arrow_table()
     if not found:
         return
     cursor.register("events", found)
     cursor.register("increments", increments(found, cursor.execute(before).to_arrow_table()).rows)
     cursor.unregister("events")
-    cursor.execute(f"INSERT INTO events_of_span {summed(rows, MINUTE, *span, f', {detail}')}")
+    cursor.execute(f"INSERT INTO events_of_span {summed(rows, length, *span, f', {detail}')}")
     cursor.unregister("increments")
 
 
