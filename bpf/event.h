@@ -13,6 +13,7 @@
 #ifndef ZTLENS_EVENT_H
 #define ZTLENS_EVENT_H
 
+#include "clock.h"
 #include "judge.h"
 
 #define WAKE_EVENTS 64		   /* wake the reader once so many events */

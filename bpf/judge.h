@@ -91,12 +91,14 @@ static __always_inline u32 lowest_bit(u64 word)
 	return (below * 0x0101010101010101ULL) >> 56;
 }
 
-/* Number of the first rule that all three vectors hold; RULES_MAX: none. `words` of each are in use. */
-static __always_inline u32 first_rule(const struct vector *a, const struct vector *b, const struct vector *c, u32 words)
+/* Number of the first rule that all three vectors hold; RULES_MAX: none. A vector is SUMMARY_WORDS words of summary (bit
+ * i of word b: word 64 × b + i of the rules is not 0), then words of rules (bit i of word w: rule 64 × w + i), of which
+ * `words` are in use. */
+static __always_inline u32 first_rule(const u64 *a, const u64 *b, const u64 *c, u32 words)
 {
 #pragma clang loop unroll(disable)
 	for (u32 block = 0; block < SUMMARY_WORDS && block * 64 < words; block++) {
-		u64 left = a->summary[block] & b->summary[block] & c->summary[block]; /* words still to be looked at */
+		u64 left = a[block] & b[block] & c[block]; /* words still to be looked at */
 
 #pragma clang loop unroll(disable)
 		for (u32 step = 0; step < 64 && left; step++) {
@@ -105,7 +107,7 @@ static __always_inline u32 first_rule(const struct vector *a, const struct vecto
 
 			if (word >= RULES_MAX / 64)
 				break;
-			hit = a->words[word] & b->words[word] & c->words[word];
+			hit = a[SUMMARY_WORDS + word] & b[SUMMARY_WORDS + word] & c[SUMMARY_WORDS + word];
 			if (hit)
 				return word * 64 + lowest_bit(hit);
 			left &= left - 1;
@@ -179,7 +181,7 @@ static __always_inline void judge(struct answer *answer, const struct packet *p,
 #pragma clang loop unroll(disable)
 	for (u32 way = 0; way < 2; way++) {
 		u32 reversed = way, from, to, *port;
-		struct vector *by_source, *by_destination, *by_port;
+		u64 *by_source, *by_destination, *by_port;
 		struct rule *found;
 		u64 verdict;
 

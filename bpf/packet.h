@@ -7,23 +7,6 @@
 
 #include "types.h"
 
-/* A prefix makes two ranges of addresses at most; two families, three more. Their tree has four ways at each node: node
- * k is above 4k + 1 … 4k + 4. */
-#define LEVELS_FOR(ranges)                                                                                       \
-	((ranges) <= 1 << 4 ? 2 : (ranges) <= 1 << 8 ? 4 : (ranges) <= 1 << 12 ? 6 : (ranges) <= 1 << 16 ? 8 :   \
-	 (ranges) <= 1 << 18 ? 9 : 10)
-#define LEVELS_MAX LEVELS_FOR(2 * PREFIXES_MAX + 3)
-#define RANGES_MAX (1 << 2 * LEVELS_MAX)
-#define NODES_MAX ((RANGES_MAX - 1) / 3)
-
-#define SUMMARY_WORDS ((RULES_MAX + SUMMARY_RULES - 1) / SUMMARY_RULES)
-
-/* A set of rules. Bit i of words[w] is rule 64 × w + i; bit i of summary[b] says that words[64 × b + i] is not 0. */
-struct vector {
-	u64 summary[SUMMARY_WORDS];
-	u64 words[RULES_MAX / 64];
-};
-
 enum packet_kind {
 	PACKET_WHOLE,	     /* has its ports: may open a flow */
 	PACKET_FIRST_FRAGMENT, /* the same, and later fragments will ask for its verdict */

@@ -9,10 +9,6 @@
 #ifndef ZTLENS_PARSE_H
 #define ZTLENS_PARSE_H
 
-#include <uapi/linux/if_ether.h>
-#include <uapi/linux/in.h>
-#include <uapi/linux/in6.h>
-
 #include "packet.h"
 
 #define VLAN_TAGS_MAX 2

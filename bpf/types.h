@@ -2,29 +2,6 @@
 #ifndef ZTLENS_TYPES_H
 #define ZTLENS_TYPES_H
 
-/* Sizes; the loader may set each with -D. */
-#ifndef FLOWS_MAX
-#define FLOWS_MAX 262144 /* entries: flow table; 208 bytes each, taken at start */
-#endif
-#ifndef PREFIXES_MAX
-#define PREFIXES_MAX 131000 /* prefixes: of one policy; ranges and their tree take 19 MiB, 524,000 at most */
-#endif
-#ifndef RULES_MAX
-#define RULES_MAX 4096 /* rules: of one policy; a multiple of 64, 16,384 at most */
-#endif
-#ifndef CLASSES_MAX
-#define CLASSES_MAX 1024 /* classes: of each kind (source, destination, port) in one policy */
-#endif
-#ifndef FRAGMENTS_MAX
-#define FRAGMENTS_MAX 8192 /* entries: datagrams in pieces, least recently used goes first */
-#endif
-#ifndef RING_BYTES
-#define RING_BYTES 67108864 /* bytes: ring buffer; a power of two */
-#endif
-#ifndef SWEEP_MAX
-#define SWEEP_MAX 64 /* keys: flows marked or reaped by one test-run */
-#endif
-
 enum decision_code {
 	DECISION_ALLOW = 1,
 	DECISION_DENY = 2,
@@ -350,6 +327,31 @@ _Static_assert(__builtin_offsetof(struct cpu_state, unwoken) == 24, "cpu_state.u
 _Static_assert(__builtin_offsetof(struct cpu_state, serial) == 32, "cpu_state.serial");
 _Static_assert(__builtin_offsetof(struct cpu_state, untracked) == 40, "cpu_state.untracked");
 _Static_assert(sizeof(struct cpu_state) == 48, "cpu_state");
+
+/* What BCC's compiler is given with -D; the CO-RE object has it in .rodata, set before it is loaded, so that the verifier takes it for constant. schemas/maps.py says how much each is. */
+struct constants {
+	u32 rules_max;
+	u32 classes_max;
+	u32 ranges_max;
+	u32 nodes_max; /* of the tree over ranges */
+	u32 levels_max; /* of that tree */
+	u32 summary_words; /* before the words of a vector */
+	u32 ring_bytes;
+	u32 sweep_max;
+	u32 judge_clock; /* 1: the clock is that of a capture, before the packet */
+	u8 source[64]; /* SHA-256 of the sources as hex digits, set by bpf/Makefile */
+};
+_Static_assert(__builtin_offsetof(struct constants, rules_max) == 0, "constants.rules_max");
+_Static_assert(__builtin_offsetof(struct constants, classes_max) == 4, "constants.classes_max");
+_Static_assert(__builtin_offsetof(struct constants, ranges_max) == 8, "constants.ranges_max");
+_Static_assert(__builtin_offsetof(struct constants, nodes_max) == 12, "constants.nodes_max");
+_Static_assert(__builtin_offsetof(struct constants, levels_max) == 16, "constants.levels_max");
+_Static_assert(__builtin_offsetof(struct constants, summary_words) == 20, "constants.summary_words");
+_Static_assert(__builtin_offsetof(struct constants, ring_bytes) == 24, "constants.ring_bytes");
+_Static_assert(__builtin_offsetof(struct constants, sweep_max) == 28, "constants.sweep_max");
+_Static_assert(__builtin_offsetof(struct constants, judge_clock) == 32, "constants.judge_clock");
+_Static_assert(__builtin_offsetof(struct constants, source) == 36, "constants.source");
+_Static_assert(sizeof(struct constants) == 100, "constants");
 
 /* One record of the ring; all have this size. */
 struct verdict_event {

@@ -1,4 +1,4 @@
-"""Writes `bpf/types.h` and `docs/schema.md` from the descriptions: `python -m schemas.render [--check]`."""
+"""Writes bpf/types.h, bpf/maps.h and docs/schema.md from the descriptions: `python -m schemas.render [--check]`."""
 
 import sys
 from enum import IntEnum, IntFlag
@@ -6,11 +6,13 @@ from pathlib import Path
 
 from schemas import codes, structs
 from schemas.document import schema_md
+from schemas.maps import MAPS
 from schemas.structs import Struct, dtype
 from schemas.verdict import STRIDE, VERDICT_EVENT
 
 ROOT = Path(__file__).resolve().parent.parent
 TYPES_H = ROOT / "bpf" / "types.h"
+MAPS_H = ROOT / "bpf" / "maps.h"
 SCHEMA_MD = ROOT / "docs" / "schema.md"
 ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("DECISION", codes.Decision), ("OUTCOME", codes.Outcome), ("MODE", codes.Mode), ("EVENT", codes.EventKind),
@@ -43,15 +45,7 @@ def types_h() -> str:
         "#ifndef ZTLENS_TYPES_H",
         "#define ZTLENS_TYPES_H",
         "",
-        "/* Sizes; the loader may set each with -D. */",
     ]
-    for knob in structs.KNOBS:
-        out += [
-            f"#ifndef {knob.name}",
-            f"#define {knob.name} {knob.default} /* {knob.unit}: {knob.meaning} */",
-            "#endif",
-        ]
-    out.append("")
     for prefix, kind in ENUMS:
         out.append(f"enum {prefix.lower()}_code {{")
         out += [f"\t{prefix}_{code.name} = {int(code)}," for code in kind]
@@ -69,14 +63,36 @@ def types_h() -> str:
     out.append("")
     for struct in structs.STRUCTS:
         out += c_struct(struct)
+    out += c_struct(structs.CONSTANTS)
     out += c_struct(VERDICT_EVENT)
     out += [f"#define EVENT_STRIDE {STRIDE} /* bytes from one record of the ring to the next */", "", "#endif", ""]
     return "\n".join(out)
 
 
+def maps_h() -> str:
+    """The whole of `bpf/maps.h`."""
+    out = [
+        "/* Every map. Made by `python -m schemas.render` from schemas/: change it there.",
+        " *",
+        " *\tMAP(kind, KIND, key, value, name, flags)",
+        " *\tRING(name)",
+        " *",
+        " * The front defines these two. The loader sets how many entries there are and how wide those of vectors are.",
+        " */",
+    ]
+    for one in MAPS:
+        out.append(f"/* {one.meaning} */")
+        if one.kind == "ringbuf":
+            out.append(f"RING({one.name})")
+        else:
+            flags = "BPF_F_MMAPABLE" if one.mmapable else "0"
+            out.append(f"MAP({one.kind}, {one.kind.upper()}, {one.key}, {one.value}, {one.name}, {flags})")
+    return "\n".join([*out, ""])
+
+
 def main() -> int:
     """Write the files; with --check only say which are not current (exit status 1)."""
-    files = {TYPES_H: types_h(), SCHEMA_MD: schema_md()}
+    files = {TYPES_H: types_h(), MAPS_H: maps_h(), SCHEMA_MD: schema_md()}
     if "--check" not in sys.argv:
         for path, text in files.items():
             path.write_text(text)

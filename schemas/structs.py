@@ -210,9 +210,28 @@ STRUCTS = (
 )  # fmt: skip
 
 
+CONSTANTS = Struct(
+    "constants",
+    "What BCC's compiler is given with -D; the CO-RE object has it in .rodata, set before it is loaded, so that the "
+    "verifier takes it for constant. schemas/maps.py says how much each is.",
+    (
+        Field("rules_max", "u32", ""),
+        Field("classes_max", "u32", ""),
+        Field("ranges_max", "u32", ""),
+        Field("nodes_max", "u32", "of the tree over ranges"),
+        Field("levels_max", "u32", "of that tree"),
+        Field("summary_words", "u32", "before the words of a vector"),
+        Field("ring_bytes", "u32", ""),
+        Field("sweep_max", "u32", ""),
+        Field("judge_clock", "u32", "1: the clock is that of a capture, before the packet"),
+        Field("source", "u8", "SHA-256 of the sources as hex digits, set by bpf/Makefile", 64),
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Knob:
-    """A compile-time size of the kernel side."""
+    """A size of the kernel side, chosen when it is loaded."""
 
     name: str
     default: int

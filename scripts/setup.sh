@@ -10,6 +10,7 @@ VENV=.venv
 DUCKDB2=2.0.0 # beside the pinned one, for the tests: $VENV/duckdb2, to be put on PYTHONPATH
 KERNEL=$(uname -r)
 PACKAGES=(python3-bpfcc libbpf1 iproute2 python3-venv)
+BUILD_PACKAGES=(clang llvm libbpf-dev make) # for bpf/core.bpf.o, here alone: hosts that get the wheel need none of them
 EXTRAS=()
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -30,7 +31,7 @@ apt_install() {
 
 install_packages() {
     local missing=()
-    for package in "${PACKAGES[@]}"; do installed "$package" || missing+=("$package"); done
+    for package in "$@"; do installed "$package" || missing+=("$package"); done
     if [ ${#missing[@]} -gt 0 ]; then
         say "installing Debian packages: ${missing[*]}"
         apt_install "${missing[@]}" || fail "could not install ${missing[*]}" "see the apt error above"
@@ -68,6 +69,14 @@ install_headers() {
         remember "link $modules/source"
     fi
     say "linked $modules/build to $build"
+}
+
+# The kernel side as an object, which needs neither compiler nor headers where it is loaded.
+build_object() {
+    make -s -q -C bpf 2>/dev/null && return
+    install_packages "${BUILD_PACKAGES[@]}"
+    say "building bpf/core.bpf.o"
+    make -s -C bpf || fail "bpf/core.bpf.o could not be built" "see the compiler's error above"
 }
 
 install_venv() {
@@ -117,7 +126,7 @@ install_test_tools() {
 }
 
 uninstall() {
-    rm -rf "$VENV" tests/integration/javascript/node_modules ./*.egg-info
+    rm -rf "$VENV" tests/integration/javascript/node_modules ./*.egg-info bpf/core.bpf.o
     say "removed $VENV"
     [ -f "$RECORD" ] || { say "nothing was installed outside this folder"; return; }
     local packages=()
@@ -144,8 +153,9 @@ for option in "$@"; do
     *) printf 'setup: unknown option %s\nsetup: usage: setup.sh [--test] [--uninstall]\n' "$option" >&2; exit 2 ;;
     esac
 done
-install_packages
+install_packages "${PACKAGES[@]}"
 install_headers
+build_object
 install_venv
 [ ${#EXTRAS[@]} -eq 0 ] || install_test_tools
 say "ready"

@@ -27,6 +27,7 @@ class LoadedDatapath:
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self.ring_id = handle.layout.ring_id
+        self.loader = handle.layout.loader
         self.stride = handle.events.stride
         self._per_slot = handle.layout.knobs["RULES_MAX"] + RuleId.FIRST
 

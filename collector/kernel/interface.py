@@ -34,6 +34,7 @@ class DatapathSettings:
     interfaces: tuple[Interface, ...]
     netns: str = ""  # name of the network namespace the interfaces are in; "": this one
     knobs: dict[str, int] = field(default_factory=dict)
+    loader: str = "auto"  # or core, or bcc: collector.kernel.loader
     sample: int = 1000  # 1 in N packets of a flow; 0: none
     budget: int = 250_000  # events a second and CPU
     midstream_seconds: int = 600  # TCP without a SYN may be judged both ways so long after a first start

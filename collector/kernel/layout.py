@@ -16,15 +16,12 @@ import msgspec
 import numpy as np
 
 from collector.errors import KernelError
-from schemas import structs, verdict
+from schemas import maps, structs, verdict
 from schemas.codes import Counter, word
 
 BPF_DIR = Path(__file__).resolve().parent.parent.parent / "bpf"
-MAIN = "bcc.c"
-MAPS = (
-    "flows", "range_nodes", "ranges", "ports", "source_rules", "destination_rules", "port_rules", "rules",
-    "rule_counters", "rule_baseline", "counters", "fragments", "config", "totals", "cpu_state", "watched", "events",
-)  # fmt: skip
+MAPS = tuple(one.name for one in maps.MAPS if one.name != "scratch")
+"""Those that are pinned; the programs hold on to the other."""
 PROGRAMS = {"xdp_ingress": "xdp", "tc_egress": "tc", "mark": "xdp", "reap": "xdp"}
 """Function → type."""
 LAYOUT_MAP = "layout"
@@ -37,6 +34,7 @@ class Layout:
     """A datapath's description. `dtypes` is by struct name, `verdict_event` included."""
 
     ring_id: str
+    loader: str  # core or bcc; "" in descriptions older than this
     source: str
     knobs: dict[str, int]
     counters: tuple[str, ...]
@@ -46,7 +44,8 @@ class Layout:
     def encode(self) -> bytes:
         return msgspec.json.encode(
             {
-                "v": 1, "ring_id": self.ring_id, "source": self.source, "knobs": self.knobs, "created": self.created,
+                "v": 1, "ring_id": self.ring_id, "loader": self.loader, "source": self.source,
+                "knobs": self.knobs, "created": self.created,
                 "counters": self.counters, "dtypes": {name: _describe(d) for name, d in self.dtypes.items()},
             }
         )  # fmt: skip
@@ -57,7 +56,8 @@ class Layout:
         try:
             raw = msgspec.json.decode(data)
             return Layout(
-                ring_id=raw["ring_id"], source=raw["source"], knobs=raw["knobs"], counters=tuple(raw["counters"]),
+                ring_id=raw["ring_id"], loader=raw.get("loader", ""), source=raw["source"], knobs=raw["knobs"],
+                counters=tuple(raw["counters"]),
                 dtypes={name: _dtype(fields) for name, fields in raw["dtypes"].items()}, created=raw["created"],
             )  # fmt: skip
         except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
@@ -66,7 +66,7 @@ class Layout:
             ) from error
 
     def same_program(self, other: "Layout") -> bool:
-        """Whether both come from the same sources, sizes and structs."""
+        """Whether both come from the same sources, sizes and structs; either loader makes the same of these."""
         return (self.source, self.knobs, self.dtypes, self.counters) == (
             other.source, other.knobs, other.dtypes, other.counters,
         )  # fmt: skip
@@ -77,10 +77,11 @@ class Layout:
         return self.dtypes[verdict.VERDICT_EVENT.name]
 
 
-def new_layout(overrides: dict[str, int], defines: tuple[str, ...] = ()) -> Layout:
+def new_layout(overrides: dict[str, int], loader: str) -> Layout:
     """The layout of today's sources with these knobs. Raises KernelError for a knob that does not exist or fit."""
     return Layout(
-        ring_id=secrets.token_hex(8), source=source_hash(defines), knobs=knobs(overrides), created=time.time_ns(),
+        ring_id=secrets.token_hex(8), loader=loader, source=source_hash(), knobs=knobs(overrides),
+        created=time.time_ns(),
         counters=tuple(word(c) for c in Counter),
         dtypes={s.name: structs.dtype(s) for s in (*structs.STRUCTS, verdict.VERDICT_EVENT)},
     )  # fmt: skip
@@ -106,17 +107,13 @@ def knobs(overrides: dict[str, int]) -> dict[str, int]:
 
 
 @cache
-def source_hash(defines: tuple[str, ...] = ()) -> str:
-    """SHA-256 of the C sources that `bcc.c` is made of, and of the switches it is compiled with."""
-    digest = hashlib.sha256("\0".join(defines).encode())
-    for path in [*sorted(BPF_DIR.glob("*.h")), BPF_DIR / MAIN]:
-        try:
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-        except OSError as error:
-            raise KernelError(
-                f"{path}: {error.strerror}", "the sources of the kernel side belong to the package"
-            ) from error
-    return digest.hexdigest()
+def source_hash() -> str:
+    """SHA-256 of all C sources, both fronts: one text after the other by name, as bpf/Makefile reckons it."""
+    try:
+        texts = [path.read_bytes() for path in sorted(BPF_DIR.glob("*.[ch]"))]
+    except OSError as error:
+        raise KernelError(f"{error.filename}: {error.strerror}", "the sources belong to the package") from error
+    return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
 def _describe(dtype: np.dtype) -> list[list[Any]]:

@@ -1,154 +1,41 @@
-"""From C to descriptors: runs the compiling child, makes the maps, loads the programs.
-
-Bytecode can be kept: with ZTLENS_BYTECODE_CACHE set to a directory a start takes a second instead of five. Tests
-set it; a service does not, for it starts seldom and should leave no files.
+"""From C to descriptors, by one of two loaders that give the same: `core`, an object built once, and `bcc`, which
+compiles at every start. `auto` takes core where its object is there, for it needs neither a compiler nor headers.
 """
 
-import errno
-import hashlib
-import json
-import os
-import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel import libbpf
-from collector.kernel.compile import INSTRUCTION, map_references
-from collector.kernel.layout import BPF_DIR, MAIN, MAPS, PROGRAMS, Layout
+from collector.kernel import loader_bcc, loader_core
+from collector.kernel.layout import Layout
+from collector.kernel.loaded import Loaded
 
-CACHE = "ZTLENS_BYTECODE_CACHE"
-COMPILE_TIMEOUT = 120  # seconds; 2–4 are usual
-_SETUP = "scripts/setup.sh installs them"
-_CAUSES = (  # what the child says → (our line, hint); the first that is found
-    (r"No module named 'bcc'", "BCC is not installed", "scripts/setup.sh installs it (Debian's python3-bpfcc)"),
-    (r"[Uu]nable to find kernel headers|chdir\(.*/lib/modules|/lib/modules/\S+: No such file",
-     f"kernel headers for {os.uname().release} are missing", _SETUP),
-    (r"Operation not permitted|need CAP_", "the kernel refused to load the programs", "run as root"),
-    (r"Cannot allocate memory", "not enough memory for the maps", "lower the knobs FLOWS_MAX or RING_BYTES"),
-    (r"could not open bpf map: (\S+), error: Invalid argument", "the kernel does not know a map type or flag we need",
-     "ring buffers need Linux 5.8 or later"),
-)  # fmt: skip
+LOADERS = {"core": loader_core.load, "bcc": loader_bcc.load}
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """Descriptors by name, owned by whoever holds this."""
+class Choice:
+    """The loader to take (a key of LOADERS), and why in a few words."""
 
-    maps: dict[str, int]
-    programs: dict[str, int]
-
-    def close(self) -> None:
-        for fd in (*self.maps.values(), *self.programs.values()):
-            os.close(fd)
+    name: str
+    why: str
 
 
-@dataclass(frozen=True)
-class Bytecode:
-    """What the child makes: sizes of each map, instructions of each program."""
-
-    maps: dict[str, tuple[int, int, int, int, int]]  # type, key size, value size, entries, flags
-    programs: dict[str, np.ndarray]  # dtype compile.INSTRUCTION; references to maps are places in `maps`
-
-
-def load(layout: Layout, defines: tuple[str, ...] = ()) -> Loaded:
-    """Compile today's sources with the layout's knobs, make the maps, load the programs. Raises KernelError."""
-    cflags = [f"-I{BPF_DIR}", *(f"-D{name}={value}" for name, value in layout.knobs.items()), *defines, "-w"]
-    loaded = load_source(BPF_DIR / MAIN, PROGRAMS, cflags, version=layout.source)
-    missing = set(MAPS) - set(loaded.maps)
-    if missing:
-        loaded.close()
-        raise KernelError(f"{MAIN} has no map {', '.join(sorted(missing))}")
-    for name in set(loaded.maps) - set(MAPS):
-        os.close(loaded.maps.pop(name))  # the programs hold on to it
-    return loaded
-
-
-def load_source(main: Path, programs: Mapping[str, str], cflags: list[str], version: str) -> Loaded:
-    """Compile and load `main`; `programs`: function → `xdp` or `tc`; `version` tells sources apart for the cache."""
-    functions = ",".join(f"{name}={kind}" for name, kind in programs.items())
-    bytecode = _compile([str(main), functions], cflags, version)
-    loaded = Loaded({}, {})
+def choose(wanted: str = AUTO) -> Choice:
+    """The loader for this machine. Raises KernelError if `wanted` is none or cannot work here."""
+    if wanted not in (AUTO, *LOADERS):
+        raise KernelError(f"there is no loader {wanted}", "loaders are: " + ", ".join((AUTO, *LOADERS)))
+    if wanted == "bcc":
+        return Choice("bcc", "asked for")
     try:
-        for name, (kind, key, value, entries, flags) in bytecode.maps.items():
-            loaded.maps[name] = libbpf.map_create(name, kind, key, value, entries=entries, flags=flags)
-        for name, instructions in bytecode.programs.items():
-            loaded.programs[name] = _load_program(name, programs[name], instructions, list(loaded.maps.values()))
+        loader_core.read_object()
     except KernelError as error:
-        loaded.close()
-        if error.errno in (errno.EACCES, errno.EINVAL, errno.E2BIG):  # the verifier's: BCC shows it with source lines
-            with tempfile.TemporaryDirectory() as scratch:
-                _run([str(main), functions, str(Path(scratch) / "out.json"), "--load", *cflags])
-        raise
-    return loaded
+        if wanted == "core":
+            raise
+        return Choice("bcc", f"no core: {error}")
+    return Choice("core", "asked for" if wanted == "core" else "its object is there")
 
 
-def _load_program(name: str, kind: str, instructions: np.ndarray, maps: list[int]) -> int:
-    patched = instructions.copy()
-    at = map_references(patched)
-    patched["immediate"][at] = np.array(maps, np.int32)[patched["immediate"][at]]
-    return libbpf.program_load(libbpf.PROGRAM_TYPES[kind], name, patched.view(np.uint64))
-
-
-def _compile(what: list[str], cflags: list[str], version: str) -> Bytecode:
-    """The bytecode, from the cache if there is one: a directory named by ZTLENS_BYTECODE_CACHE, owned by us alone."""
-    cache = os.environ.get(CACHE)
-    with tempfile.TemporaryDirectory() as scratch:
-        output = Path(scratch) / "out.json"
-        if cache:
-            stat = Path(cache).stat()
-            if stat.st_uid != os.geteuid() or stat.st_mode & 0o022:
-                raise KernelError(
-                    f"{cache} is writable by others", f"unset {CACHE}, or make it yours alone (chmod 700)"
-                )
-            key = hashlib.sha256("\0".join([version, *what, *cflags]).encode()).hexdigest()
-            output = Path(cache) / f"{key}.json"
-        if not output.exists():
-            partial = output.with_suffix(f".{os.getpid()}")
-            _run([*what, str(partial), *cflags])
-            partial.rename(output)
-        raw = json.loads(output.read_text())
-    maps = {name: tuple(sizes) for name, sizes in raw["maps"].items()}
-    programs = {name: np.frombuffer(bytes.fromhex(code), INSTRUCTION) for name, code in raw["programs"].items()}
-    return Bytecode(maps, programs)
-
-
-def _run(arguments: list[str]) -> None:
-    """Run the child; its complaint becomes a KernelError."""
-    root = str(Path(__file__).resolve().parent.parent.parent)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-m", "collector.kernel.compile", *arguments]
-    with tempfile.TemporaryFile() as output:
-        try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-                timeout=COMPILE_TIMEOUT, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise KernelError(f"compiling the kernel side took more than {COMPILE_TIMEOUT} s", "try again") from error
-        if done.returncode != 0:
-            output.seek(0)
-            raise explain(output.read().decode(errors="replace"), done.returncode)
-
-
-def explain(output: str, status: int) -> KernelError:
-    """The child's complaint as an error of one line and a hint; the whole of it is a note, which --debug shows."""
-    for pattern, message, hint in _CAUSES:
-        if re.search(pattern, output):
-            error = KernelError(message, hint)
-            break
-    else:
-        lines = [line.strip() for line in output.splitlines() if line.strip()]
-        wrong = [line for line in lines if "error:" in line or "Error" in line] or lines[-1:]
-        cause = wrong[0] if wrong else f"the compiler ended with status {status}"
-        error = KernelError(
-            f"the kernel side could not be loaded: {cause}", "`ztlens doctor` says what this machine lacks"
-        )
-    error.add_note(output)
-    return error
+def load(layout: Layout, judge: bool = False) -> Loaded:
+    """Maps and programs by the layout's loader. `judge`: the clock is a capture's. Raises KernelError."""
+    return LOADERS[layout.loader](layout, judge)

@@ -8,7 +8,7 @@ from collector.kernel.datapath import BccDatapath
 from collector.kernel.handle import Handle
 from collector.kernel.interface import Datapath, DatapathSettings
 from collector.kernel.layout import Layout, new_layout
-from collector.kernel.loader import load
+from collector.kernel.loader import choose, load
 from collector.kernel.netns import inside
 from collector.kernel.watching import watch
 from schemas.codes import Mode
@@ -32,7 +32,8 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
     chain: list[BccDatapath] = []
     try:
         pins.settle(settings.pins)
-        layout = new_layout(settings.knobs)
+        choice = choose(settings.loader)
+        layout = new_layout(settings.knobs, choice.name)
         chain = _pinned(settings)
         absent: list[str] = []  # with something to adopt no reason to fail: what else it watches must go on
         wanted = inside(
@@ -45,11 +46,13 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
             datapath._lock = lock
             datapath.notices.append(
                 f"adopted the running datapath: ring {datapath.ring_id}, revision {datapath.revision}"
+                f", loaded by {datapath.loader}"
             )
             libbpf.membarrier()  # the last owner may have died between a switch and its grace period
             _configure(datapath, settings)
         else:
             datapath = _new(settings, layout, chain, lock, prepare)
+            datapath.notices.append(f"loaded by {choice.name}: {choice.why}")
         datapath.notices += [f"there is no interface {name}: it is watched once it comes" for name in absent]
         try:
             watch(datapath, settings, wanted)

@@ -10,11 +10,10 @@ from collector.kernel import libbpf, pins
 from collector.kernel.datapath import LoadedDatapath
 from collector.kernel.handle import DEFAULT_BUDGET, DEFAULT_SAMPLE, AnyMap, Handle
 from collector.kernel.layout import new_layout
-from collector.kernel.loader import load
+from collector.kernel.loader import AUTO, choose, load
 from schemas.codes import Mode
 from schemas.structs import TIMEOUTS
 
-JUDGE = ("-DJUDGE_CLOCK",)
 SMALL_KNOBS = {"FLOWS_MAX": 4096, "RING_BYTES": 1 << 20}
 """Enough for tests and quick to allocate."""
 MAX_PACKET = 3520
@@ -92,14 +91,14 @@ def private_datapath(
     knobs: dict[str, int] | None = None,
     *,
     judge: bool = False,
+    loader: str = AUTO,
     sample: int = DEFAULT_SAMPLE,
     budget: int = DEFAULT_BUDGET,
 ) -> PrivateDatapath:
-    """A datapath with maps of its own. `judge`: its clock is the capture's. Raises KernelError; takes seconds."""
+    """A datapath with maps of its own. `judge`: its clock is the capture's. Raises KernelError; BCC takes seconds."""
     pins.require_privilege()
-    defines = JUDGE if judge else ()
-    layout = new_layout(knobs or {}, defines)
-    loaded = load(layout, defines)
+    layout = new_layout(knobs or {}, choose(loader).name)
+    loaded = load(layout, judge)
     handle = Handle.create(loaded.maps, loaded.programs, layout)
     handle.initialise(Mode.MONITOR, midstream_seconds=0)
     handle.configure(sample=sample, budget=budget, timeouts=TIMEOUTS)

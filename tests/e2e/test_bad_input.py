@@ -17,10 +17,9 @@ import nats
 import pytest
 
 from collector.errors import KernelError
-from collector.kernel.layout import BPF_DIR, MAIN, PROGRAMS
-from collector.kernel.loader import load_source
+from collector.kernel.layout import new_layout
+from collector.kernel.loader import load
 from schemas import subjects
-from schemas.structs import KNOBS as ALL_KNOBS
 from sink.store.database import open_writer
 from tests.support import programs
 from tests.support.installation import PATIENCE, Done, Installation, Process
@@ -212,12 +211,13 @@ def test_no_bpffs_is_mounted(lab: Lab, wired: tuple[str, socket.socket], tmp_pat
         untouched(one, netns)
 
 
-def test_a_kernel_without_ring_buffers() -> None:
+@pytest.mark.parametrize("loader", ["core", "bcc"])
+def test_a_kernel_without_ring_buffers(loader: str) -> None:
     """It answers EINVAL to the map's creation, as every kernel does to a ring of an odd size."""
-    knobs = {knob.name: knob.default for knob in ALL_KNOBS} | {"FLOWS_MAX": 4096, "RING_BYTES": 3 * 4096}
-    flags = [f"-I{BPF_DIR}", *(f"-D{name}={value}" for name, value in knobs.items()), "-w"]
+    layout = new_layout({"FLOWS_MAX": 4096}, loader)
+    layout.knobs["RING_BYTES"] = 3 * 4096
     with pytest.raises(KernelError) as caught:
-        load_source(BPF_DIR / MAIN, PROGRAMS, flags, "no ring buffers")
+        load(layout)
     assert str(caught.value) == "the kernel does not know a map type or flag we need"
     assert caught.value.hint == "ring buffers need Linux 5.8 or later" and caught.value.exit_status == 3
 

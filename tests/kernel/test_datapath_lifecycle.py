@@ -267,8 +267,8 @@ def test_a_predecessor_of_another_version_is_read_as_todays(place: Place, monkey
     """Its description says its record is laid out otherwise: here, `rule` and `sport` changed places."""
     real = layouts.new_layout
 
-    def swapped(overrides: dict[str, int], defines: tuple[str, ...] = ()) -> layouts.Layout:
-        layout = real(overrides, defines)
+    def swapped(overrides: dict[str, int], loader: str) -> layouts.Layout:
+        layout = real(overrides, loader)
         event = layout.dtypes["verdict_event"]
         names = [{"rule": "sport", "sport": "rule"}.get(name, name) for name in event.names or ()]
         old = np.dtype([(name, event[i]) for i, name in enumerate(names)])
@@ -284,7 +284,7 @@ def test_a_predecessor_of_another_version_is_read_as_todays(place: Place, monkey
     assert predecessor is not None
     rows = drain(predecessor)
     assert rows["rule"].tolist() == [1, 2, 3]  # what its description calls so
-    assert rows.dtype.names == layouts.new_layout({}).events.names
+    assert rows.dtype.names == layouts.new_layout({}, "core").events.names
 
 
 @pytest.fixture

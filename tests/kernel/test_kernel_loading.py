@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from collector.errors import KernelError
-from collector.kernel import features, libbpf, loader, maps
-from collector.kernel.layout import Layout, new_layout
-from collector.kernel.loader import explain, load
+from collector.kernel import features, libbpf, loader_bcc, maps
+from collector.kernel.layout import PROGRAMS, Layout, new_layout
+from collector.kernel.loader_bcc import explain, load
 from collector.kernel.private import MAX_PACKET, private_datapath
 from collector.kernel.ring import Ring
 from schemas.structs import FLOW, FLOW_KEY, dtype
@@ -47,27 +47,27 @@ def test_clang_says_nothing_to_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bcc.c").write_text("int xdp_ingress(struct xdp_md *ctx) { return nonsense; }\n")
-    monkeypatch.setattr(loader, "BPF_DIR", tmp_path)
+    monkeypatch.setattr(loader_bcc, "BPF_DIR", tmp_path)
     with pytest.raises(KernelError, match="undeclared identifier 'nonsense'"):
-        load(new_layout({}))
+        load(new_layout({}, "bcc"))
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_verifiers_complaint_comes_with_source_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that reads behind the packet: BCC compiles it, the kernel refuses it."""
     lines = "int {}(struct xdp_md *ctx) {{ return *(u8 *)(long)ctx->data; }}\n"
-    (tmp_path / "bcc.c").write_text("#include <uapi/linux/bpf.h>\n" + "".join(map(lines.format, loader.PROGRAMS)))
-    monkeypatch.setattr(loader, "BPF_DIR", tmp_path)
+    (tmp_path / "bcc.c").write_text("#include <uapi/linux/bpf.h>\n" + "".join(map(lines.format, PROGRAMS)))
+    monkeypatch.setattr(loader_bcc, "BPF_DIR", tmp_path)
     with pytest.raises(KernelError, match="Failed to load BPF program b'xdp_ingress'") as caught:
-        load(new_layout({}))
+        load(new_layout({}, "bcc"))
     assert "return *(u8 *)(long)ctx->data" in caught.value.__notes__[0]
 
 
 def test_a_cache_that_others_may_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o777)
-    monkeypatch.setenv(loader.CACHE, str(tmp_path))
+    monkeypatch.setenv(loader_bcc.CACHE, str(tmp_path))
     with pytest.raises(KernelError, match="writable by others"):
-        load(new_layout({}))
+        load(new_layout({}, "bcc"))
 
 
 def test_without_privilege_nothing_is_tried(tmp_path: Path) -> None:
@@ -96,11 +96,11 @@ def test_this_machine_has_every_feature() -> None:
 
 
 def test_a_description_survives_its_map() -> None:
-    layout = new_layout({"RING_BYTES": 8192})
+    layout = new_layout({"RING_BYTES": 8192}, "core")
     assert Layout.decode(layout.encode()) == layout
-    assert layout.same_program(new_layout({"RING_BYTES": 8192}))
-    assert not layout.same_program(new_layout({}))
-    assert new_layout({}).ring_id != new_layout({}).ring_id
+    assert layout.same_program(new_layout({"RING_BYTES": 8192}, "bcc"))
+    assert not layout.same_program(new_layout({}, "core"))
+    assert new_layout({}, "core").ring_id != new_layout({}, "core").ring_id
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'{"v":1,"ring_id":3}'])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from collector.kernel import libbpf
-from collector.kernel.loader import load_source
+from collector.kernel.loader_bcc import load_source
 from collector.kernel.maps import MappedArray, PerCpuArray
 from collector.kernel.netns import inside, links
 from tests.support.kernel import udp_frame
