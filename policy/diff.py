@@ -1,8 +1,9 @@
 """What changes from one policy to another, by meaning: the exact regions of source × destination × port that gain or
 lose access, however either file says it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -95,6 +96,30 @@ def diff(a: Compiled, b: Compiled, *, rules: bool = False) -> Diff:
     on = [name for bit, name in enumerate(BUILTINS) if now & ~was & 1 << bit]
     off = [name for bit, name in enumerate(BUILTINS) if was & ~now & 1 << bit]
     return Diff(rows, on, off)
+
+
+def document(found: Diff) -> dict[str, Any]:
+    """As JSON."""
+    rows = [row_document(row) for row in found.rows]
+    return {"same": found.same, "rows": rows, "builtins_on": found.builtins_on, "builtins_off": found.builtins_off}
+
+
+def row_document(row: Row) -> dict[str, Any]:
+    """A row as JSON."""
+    example = row.example
+    return {
+        "access": row.access, "before": row.before, "after": row.after,
+        "from": _terms(row.source.terms), "from_except": _terms(row.source.exclude),
+        "to": _terms(row.destination.terms), "to_except": _terms(row.destination.exclude),
+        "ports": list(row.ports.terms), "ports_except": list(row.ports.exclude),
+        "example": {"src": example.src, "dst": example.dst, "proto": PROTOCOLS.get(example.proto, str(example.proto)),
+                    "port": example.port, "rule_before": example.rule_before, "rule_after": example.rule_after},
+    }  # fmt: skip
+
+
+def _terms(terms: Sequence[Any]) -> list[Any]:
+    """Selectors as in policy.yaml: labels are a mapping."""
+    return [dict(term.pairs) if hasattr(term, "pairs") else str(term) for term in terms]
 
 
 def with_a_host(a: Compiled, b: Compiled) -> tuple[Compiled, Compiled]:

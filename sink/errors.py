@@ -2,6 +2,7 @@
 
 SinkError          root; `hint` is the next step to take, `exit_status` that of docs/cli.md
 ├── QueryError     the question is wrong (syntax, unknown column, not read-only): exit status 2
+│   └── AbsentError    it names what is not there (a flow, a revision)
 ├── SettingsError  settings that contradict each other: exit status 2
 ├── ExportError    a directory is no export, or a damaged one: exit status 2
 ├── BusyError      too many questions at once, or this one took too long; recoverable: ask again
@@ -30,6 +31,10 @@ class QueryError(SinkError):
     """The SQL cannot be answered as it stands."""
 
     exit_status = 2
+
+
+class AbsentError(QueryError):
+    """What the question names is not in the store."""
 
 
 class ExportError(SinkError):

@@ -1,4 +1,4 @@
-"""Questions of the HTTP API (`schemas.http`) as SQL: their time range, their filters, their place in a list of pages."""
+"""Questions of the HTTP API (`schemas.http`) as SQL: their time range, their filters, their place among pages."""
 
 import base64
 import binascii
@@ -54,7 +54,8 @@ def span(asked: Spanned) -> Bounds:
 
 def words(asked: msgspec.Struct) -> str:
     """The predicate of its filters over the columns of a view. Raises InputError."""
-    return predicate(Filters(**{name: tuple(getattr(asked, name, ())) for name in _WORDS}))
+    given: dict[str, Any] = {name: tuple(getattr(asked, name, ())) for name in _WORDS}
+    return predicate(Filters(**given))
 
 
 # ---- pages

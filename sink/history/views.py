@@ -37,7 +37,8 @@ COUNTS = (
 )
 
 
-def _identity(column: str) -> str:
+def identity(column: str) -> str:
+    """The name of the number in `v.<column>`."""
     return _case(f"v.{column}", _IDENTITIES, f"coalesce({column}_of.name, 'identity:' || v.{column})")
 
 
@@ -47,16 +48,18 @@ def _flags(*names: str) -> str:
 
 # Outer joins, though every ring has its row: the optimiser may not pull an outer join under the join of `flows`, where
 # it took the wide side for the hash table (out of memory at 10 M rows), and leaves out those a question does not need.
-JOINS = """
-    LEFT JOIN store.rings AS ring_of ON ring_of.id = v.ring
-    LEFT JOIN store.rules AS rule_of ON rule_of.ring = v.ring AND rule_of.revision = v.revision AND rule_of.id = v.rule
+IDENTITY_JOINS = """
     LEFT JOIN store.identities AS src_identity_of ON src_identity_of.ring = v.ring
         AND src_identity_of.revision = v.revision AND src_identity_of.id = v.src_identity
     LEFT JOIN store.identities AS dst_identity_of ON dst_identity_of.ring = v.ring
         AND dst_identity_of.revision = v.revision AND dst_identity_of.id = v.dst_identity"""
+JOINS = f"""
+    LEFT JOIN store.rings AS ring_of ON ring_of.id = v.ring
+    LEFT JOIN store.rules AS rule_of ON rule_of.ring = v.ring AND rule_of.revision = v.revision AND rule_of.id = v.rule
+    {IDENTITY_JOINS}"""
 
 _DESTINATION = f"""address_text(v.dst_hi, v.dst_lo, v.family) AS dst, v.dport, {_case("v.proto", PROTOCOLS)} AS proto,
-    v.family, {_identity("src_identity")} AS src_identity, {_identity("dst_identity")} AS dst_identity"""
+    v.family, {identity("src_identity")} AS src_identity, {identity("dst_identity")} AS dst_identity"""
 WHO = f"address_text(v.src_hi, v.src_lo, v.family) AS src, v.sport, {_DESTINATION}"
 _ADDRESSES = "address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.dst_hi, v.dst_lo) AS dst_addr"
 

@@ -150,7 +150,7 @@ def diff(
     """What B changes against A, by meaning: who gains and who loses access. Exit status 1 if anything does."""
     check_output(output, ("table", "json"))
     from policy.diff import diff as difference
-    from policy.diff import with_a_host
+    from policy.diff import document, with_a_host
 
     running = load(settings, RUNNING) if RUNNING in (a, b) else None
     host = running.host if running is not None else ()  # a file is compared as it would run here
@@ -158,8 +158,7 @@ def diff(
     with _about_the_question():
         found = difference(*((one, other) if running else with_a_host(one, other)), rules=rules)
     if output == "json":
-        show.document({"a": a, "b": b, "same": found.same, "rows": [row_document(row) for row in found.rows],
-                       "builtins_on": found.builtins_on, "builtins_off": found.builtins_off})  # fmt: skip
+        show.document({"a": a, "b": b} | document(found))
     else:
         if found.rows:
             rows_table(found.rows)
@@ -178,24 +177,6 @@ def rows_table(rows: "list[Row]") -> None:
         ((r.access, r.before, r.after, _brief(r.source), _brief(r.destination), _brief(r.ports),
           r.example.rule_before, r.example.rule_after) for r in rows),
     )  # fmt: skip
-
-
-def row_document(row: "Row") -> dict[str, Any]:
-    """A row as JSON."""
-    example = row.example
-    return {
-        "access": row.access, "before": row.before, "after": row.after,
-        "from": _terms(row.source.terms), "from_except": _terms(row.source.exclude),
-        "to": _terms(row.destination.terms), "to_except": _terms(row.destination.exclude),
-        "ports": list(row.ports.terms), "ports_except": list(row.ports.exclude),
-        "example": {"src": example.src, "dst": example.dst, "proto": _protocol(example.proto), "port": example.port,
-                    "rule_before": example.rule_before, "rule_after": example.rule_after},
-    }  # fmt: skip
-
-
-def _terms(terms: Sequence[Any]) -> list[Any]:
-    """Selectors as in policy.yaml: labels are a mapping."""
-    return [dict(term.pairs) if hasattr(term, "pairs") else str(term) for term in terms]
 
 
 def _brief(what: "Addresses | Ports") -> str:

@@ -14,7 +14,7 @@ from ztlens import lookup, show
 from ztlens.command import installation
 from ztlens.commands.audit import CAUSES, LINES, port_word, waiting
 from ztlens.commands.history import From, Since, Until, check_output
-from ztlens.commands.policies import read, row_document, rows_table
+from ztlens.commands.policies import read, rows_table
 from ztlens.config import Settings
 from ztlens.errors import NO, BadInput, CliError, Missing, explain
 
@@ -68,6 +68,8 @@ def suggest(
     opened = _opened(found) if differences else None
     if output == "json":
         found.pop("exact", None)
+        from policy.diff import row_document
+
         show.document(found if opened is None else found | {"opened": [row_document(row) for row in opened]})
     else:
         print(found["policy"], end="")
