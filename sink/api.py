@@ -34,7 +34,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from policy.document import MAX_BYTES
 from policy.errors import PolicyError
@@ -385,7 +385,7 @@ class _NotOurs(logging.Filter):
         return not (record.exc_info and isinstance(record.exc_info[1], SinkError))
 
 
-def server(app: Starlette) -> Server:
+def server(app: ASGIApp) -> Server:
     """To be run with `serve(sockets=[bind(path)])`; stop it by `should_exit`."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_NotOurs())

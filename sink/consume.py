@@ -60,6 +60,18 @@ class StreamInfo:
     first: int
     last: int
     messages: int
+    bytes: int
+    max_bytes: int  # 0: no limit
+
+    def lag(self, read: int) -> int:
+        """Messages behind sequence `read`."""
+        return max(0, self.last - read)
+
+    def lag_ratio(self, read: int) -> float:
+        """How much of what the stream may hold, in bytes, is behind sequence `read`; at 1 it drops messages unread."""
+        if not self.max_bytes or not self.messages:
+            return 0.0
+        return min(1.0, self.lag(read) / self.messages) * self.bytes / self.max_bytes
 
 
 async def stream_info(client: Client, name: str) -> StreamInfo:
@@ -69,7 +81,10 @@ async def stream_info(client: Client, name: str) -> StreamInfo:
         answer = json.loads(reply.data)
         if "error" not in answer:
             state = answer["state"]
-            return StreamInfo(answer["created"], state["first_seq"], state["last_seq"], state["messages"])
+            most = max(0, answer["config"].get("max_bytes", 0))  # -1: no limit
+            return StreamInfo(
+                answer["created"], state["first_seq"], state["last_seq"], state["messages"], state["bytes"], most
+            )
         if answer["error"].get("code") != 404:
             break
         await streams.ensure(client, name)

@@ -33,6 +33,7 @@ class Counters:
     messages: Stage = field(default_factory=Stage)
     verdicts: Stage = field(default_factory=Stage)
     records: Stage = field(default_factory=Stage)
+    gaps: int = 0  # events declared missing
 
     def report(self) -> dict[str, Any]:
         """As plain data."""

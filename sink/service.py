@@ -23,6 +23,7 @@ from sink.errors import StoreError
 from sink.gaps import HoleWatch
 from sink.history import views
 from sink.history.ledger import rfc3339
+from sink.metrics import Metrics
 from sink.settings import SinkSettings
 from sink.store import Commit, Store, compaction, retention, rollup
 
@@ -50,12 +51,13 @@ class Sink:
             for name in (subjects.VERDICTS_STREAM, subjects.RECORDS_STREAM)
         }
         self._holes = HoleWatch(settings.gap_deadline, time.monotonic)
-        self._last_commit: float | None = None
+        self.last_commit: float | None = None
         self._archive = Archive(settings.archive) if settings.archive else None
         self._filling: asyncio.Task[bool] | None = None
         self._trouble = ""
         self._stopping = False
         self.api = api.Api(store, settings, self.status)
+        self.metrics = Metrics(self) if settings.metrics else None
 
     async def write(self, work: Any, *args: Any) -> Any:
         """Run `work` in the one thread that writes."""
@@ -91,7 +93,7 @@ class Sink:
                 if self._trouble:
                     log.info("the store takes commits again")
                 self._trouble = ""
-                self._last_commit = time.monotonic()
+                self.last_commit = time.monotonic()
                 for name in commit.marks:
                     self._readers[name].committed()
                 return True
@@ -164,7 +166,8 @@ class Sink:
             if connected and self.client:
                 with contextlib.suppress(*AWAY):
                     info = await asyncio.wait_for(stream_info(self.client, name), 1.0)
-                    entry |= {"last": info.last, "lag": max(0, info.last - reader.watermark), "messages": info.messages}
+                    lag, ratio = info.lag(reader.watermark), round(info.lag_ratio(reader.watermark), 6)
+                    entry |= {"last": info.last, "lag": lag, "messages": info.messages, "lag_ratio": ratio}
                     if info.messages > 100 and entry["lag"] > _LAG_SHARE * info.messages:
                         notices.append(f"stream {name}: {entry['lag']} messages behind, it keeps {info.messages}")
             streams[name] = entry
@@ -186,8 +189,8 @@ class Sink:
             "counters": self.store.counters.report(),
             "questions": dict(self.api.counters),
             "last_commit_seconds": None
-            if self._last_commit is None
-            else round(time.monotonic() - self._last_commit, 3),
+            if self.last_commit is None
+            else round(time.monotonic() - self.last_commit, 3),
             "database": {
                 "path": str(path),
                 "bytes": path.stat().st_size if path.exists() else 0,
@@ -216,6 +219,8 @@ class Sink:
         if self.client is not None:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(self.client.close(), 2)
+        if self.metrics is not None:
+            await asyncio.to_thread(self.metrics.close)
         self.api.close()
         await self.write(self.store.close)
         self._writer.shutdown()
@@ -277,14 +282,26 @@ async def _run(settings: SinkSettings, ready: asyncio.Event | None) -> None:
         store.close()
         raise
     sink = Sink(store, settings)
-    server = api.server(sink.api.app)
+    try:
+        if sink.metrics is not None:
+            sink.metrics.listen(settings.metrics)
+    except BaseException:
+        listener.close()
+        settings.socket.unlink(missing_ok=True)
+        await sink.close()
+        raise
+    server = api.server(sink.api.app if sink.metrics is None else sink.metrics.measured(sink.api.app))
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: somebody else stops us
             loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    tasks = [asyncio.create_task(work) for work in (sink.consume(), sink.commit(), sink.keep_house())]
+    work = [sink.consume(), sink.commit(), sink.keep_house()]
+    if sink.metrics is not None:
+        await sink.metrics.begin()
+        work.append(sink.metrics.run())
+    tasks = [asyncio.create_task(part) for part in work]
     stopping = asyncio.create_task(stop.wait())
     log.info("%s, answering on %s", settings.database, settings.socket)
     if ready is not None:

@@ -30,6 +30,9 @@ from sink.store.state import Ring, State, Stream, load
 
 log = logging.getLogger("ztlens.sink")
 
+TOO_LATE = "came after verdicts behind it had been deleted"
+"""Cause of such a gap."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -140,7 +143,10 @@ class Store:
         self.counters.verdicts.received += commit.rows
         self.counters.verdicts.stored += work.stored
         self.counters.verdicts.drop("stride", work.misfits)
-        self.counters.verdicts.drop("duplicate", commit.rows - work.stored - work.misfits)
+        self.counters.verdicts.drop("late", work.late)
+        self.counters.verdicts.drop("duplicate", commit.rows - work.stored - work.misfits - work.late)
+        if work.late:
+            log.warning("%d events came after the verdicts behind them had been deleted: they are a gap", work.late)
         self.counters.records.received += len(commit.records)
         self.counters.records.stored += work.records
         self.counters.records.drop("duplicate", len(commit.records) - work.records)
@@ -231,6 +237,7 @@ class Store:
                 )
         for ring, first, past, cause in gaps:
             ring.gaps.add(first, past)
+            self.counters.gaps += (past - first) // ring.stride
             log.warning(
                 "gap: node %s ring %s lacks %d events (%s)", ring.node, ring.name, (past - first) // ring.stride, cause
             )
@@ -247,6 +254,7 @@ class _Work:
         self._range_rows = 0
         self.stored = 0
         self.misfits = 0
+        self.late = 0
         self.records = 0
 
     def adopt(self) -> None:
@@ -306,7 +314,7 @@ class _Work:
             if ring.stride != batch.stride:
                 self.misfits += batch.n
                 continue
-            for first, past in ring.held.missing(batch.first, batch.past):
+            for first, past in self._in_time(connection, ring, ring.held.missing(batch.first, batch.past)):
                 i, j = (first - batch.first) // batch.stride, (past - batch.first) // batch.stride
                 parts.append((ring.id, batch.columns, i, j))
                 ring.held.add(first, past)
@@ -325,6 +333,24 @@ class _Work:
             for first, past in ranges:
                 connection.execute("INSERT INTO store.ranges VALUES (?, ?, ?)", [number, first, past])
                 self._range_rows += 1
+
+    def _in_time(
+        self, connection: duckdb.DuckDBPyConnection, ring: Ring, ranges: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[int, int]]:
+        """`ranges` less what lies before deleted verdicts: these may have told of it in their totals, which are summed
+        up, and nobody can know any more. It is a gap, and stays one."""
+        for first, past in ranges:
+            late = min(past, max(first, ring.deleted))
+            if first < late:
+                self.late += (late - first) // ring.stride
+                self._shrink_gaps(connection, ring, first, late)
+                connection.execute(
+                    "INSERT INTO store.gaps VALUES (?, ?, ?, make_timestamp_ns(?), ?)",
+                    [ring.id, first, late, now_ns(), TOO_LATE],
+                )
+                ring.gaps.add(first, late)
+            if late < past:
+                yield late, past
 
     def _shrink_gaps(self, connection: duckdb.DuckDBPyConnection, ring: Ring, first: int, past: int) -> None:
         """[first, past) came after all: what it fills is no gap any more. Rare, so a DELETE may do it."""
