@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="smaller amounts: to try the benchmarks, not to quote")
     parser.add_argument("--only", default="", help=f"comma-separated, of: {', '.join(MODULES)}")
     parser.add_argument("--runs", type=int, default=3, help="median over so many (default 3)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep made-up histories there, and use those kept")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument("--save", type=Path, help="write the JSON here (default: tests/bench/results/TIME.json)")
     parser.add_argument("--debug", action="store_true", help="tracebacks")
@@ -71,7 +72,7 @@ def main() -> int:
     stolen, total = steal()
     if facts["load"] > facts["cores"] / 4:
         say(f"load {facts['load']}: somebody else is busy here; figures will be too low, ratios less so")
-    options = Options(given.runs, given.quick)
+    options = Options(given.runs, given.quick, given.keep)
     with tempfile.TemporaryDirectory(prefix="ztlens-bench-") as scratch:
         os.environ.setdefault("ZTLENS_BYTECODE_CACHE", scratch)  # each program is compiled once
         outcomes = [run(name, options, given.debug) for name in given.only]

@@ -7,6 +7,7 @@ median of the ratios within each run: absolute figures on shared machines are no
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 
@@ -37,10 +38,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure: `quick` takes smaller amounts, for trying the benchmark itself."""
+    """How to measure: `quick` takes smaller amounts, for trying the benchmark itself; `keep` is where long histories
+    are kept for the next time, None: nowhere."""
 
     runs: int = 3
     quick: bool = False
+    keep: Path | None = None
 
 
 class Benchmark(Protocol):

@@ -4,6 +4,7 @@ The history is made up (tests/support/history.py says how) by the sink's own sto
 as a sink does. Questions are asked of a running sink over its socket, as the commands do.
 """
 
+import math
 import tempfile
 import threading
 import time
@@ -21,22 +22,25 @@ from schemas.present import address_text
 from schemas.verdict import STRIDE
 from sink.client import History
 from sink.errors import SinkError
-from sink.history.audit import Question, Text
+from sink.history.audit import Document, Question, Text
+from sink.history.suggest import Question as Suggest
 from tests.bench.figures import Figure, Options
 from tests.bench.installation import wait_until
 from tests.bench.processes import memory
-from tests.bench.stored import build
+from tests.bench.stored import BLOCK_SECONDS, Kept, traffic
 from tests.support import batches, history
 from tests.support.naive_policy import NaivePolicy, Tuple
 from tests.support.nats import NatsServer
 from tests.support.sinks import SinkProcess, settings
 
 MESSAGE = 4_000
-BLOCK_SECONDS = 8640.0
-"""A day of ten blocks: 116 events a second."""
+HOUR = 3600 * 10**9
 NOBODY = "nats://127.0.0.1:9"
 """A sink that only answers."""
-RULES = 1_000
+HALF = 50_000_000
+"""Verdicts of the hours that violations are asked of; of a smaller history all."""
+SUGGESTED = 2_500_000
+"""Verdicts of the hours a policy is suggested of."""
 BUSY = "SELECT src_identity, dst_identity, sum(packets) AS packets FROM verdicts GROUP BY ALL ORDER BY 3 DESC LIMIT 20"
 """What a reader asks who never rests."""
 RATE = "rows/s"
@@ -52,7 +56,8 @@ class Bench:
         Figure("audit, large", "100 M verdicts, the same", "s", at_most=30.0),
         Figure("audit peak", "the most the sink ever held meanwhile", "MiB", at_most=4096.0),
         Figure("audit, in a loop", "the same rules one by one in Python, per verdict of 10 M", "s"),
-        Figure("violations", "by rule and hour over the large history, warm", "ms", at_most=500.0),
+        Figure("suggest", "a policy of the last 2.5 M verdicts and its proof", "s"),
+        Figure("violations", "by rule and hour over 50 M verdicts, warm", "ms", at_most=500.0),
         Figure("one host", "what it did in the last hour of the large history", "ms", at_most=20.0),
         Figure("observe", "a page of 50 since a moment in the midst of it", "ms", at_most=100.0),
         Figure("writer", "JetStream to DuckDB, nobody asks", RATE),
@@ -62,14 +67,14 @@ class Bench:
 
     def __init__(self, options: Options) -> None:
         self._small, self._large = (1, 2) if options.quick else (10, 100)
+        self._keep = options.keep
         self._stream = (1 if options.quick else 4) * history.BLOCK
         self.notes: list[str] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ztlens-bench-")))
-        for name, blocks in (("large", self._large), ("small", self._small)):
-            self._build(name, blocks)
+        self._kept = {"large": self._history(self._large), "small": self._history(self._small)}
         self._server = self._stack.enter_context(NatsServer(self._scratch / "nats"))
         uvloop.run(self._fill())
         return self
@@ -77,14 +82,14 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _build(self, name: str, blocks: int) -> None:
-        traffic = history.RealTraffic(BLOCK_SECONDS).blocks(blocks)
-        built = build(settings(self._scratch / name, NOBODY), traffic, history.record())
+    def _history(self, blocks: int) -> Kept:
+        kept = traffic(self._keep or self._scratch, blocks)
+        built = kept.built
         self.notes.append(
-            f"{name}: {built.verdicts:,} verdicts of {built.tuples:,} distinct tuples in"
-            f" {blocks * BLOCK_SECONDS / 3600:g} h, stored in {built.stored_seconds:.0f} s, rolled up in"
-            f" {built.rolled_seconds:.0f} s"
+            f"{built.verdicts:,} verdicts of {built.tuples:,} distinct tuples in {blocks * BLOCK_SECONDS / 3600:g} h,"
+            f" stored in {built.stored_seconds:.0f} s, rolled up in {built.rolled_seconds:.0f} s"
         )
+        return kept
 
     async def _fill(self) -> None:
         """A stream of the same traffic, for the writer."""
@@ -106,38 +111,59 @@ class Bench:
     # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def measure(self) -> dict[str, float]:
-        question = Question(candidate=Text(history.policy(RULES)))
         with self._asking("small") as sink:
-            small = _seconds(lambda: sink.ask(lambda found: found.audit(question)))
+            small = _seconds(lambda: self._audit("small", sink))
+            suggest = _seconds(lambda: self._suggest(sink))
         with self._asking("large") as sink:
-            large = _seconds(lambda: sink.ask(lambda found: found.audit(question)))
+            large = _seconds(lambda: self._audit("large", sink))
             peak = memory(sink.process.pid).peak if sink.process else 0.0
             asked = {name: 1000 * _warm(partial(sink.ask, ask)) for name, ask in self._questions(sink).items()}
         return {
             "audit, small": small, "audit, large": large, "audit peak": peak, "audit, in a loop": self._loop(),
-            **asked, "writer": self._write(0), "beside one": self._write(1), "beside four": self._write(4),
+            "suggest": suggest, **asked,
+            "writer": self._write(0), "beside one": self._write(1), "beside four": self._write(4),
         }  # fmt: skip
+
+    def _audit(self, name: str, sink: SinkProcess) -> None:
+        """Ask, and see that the answer is right to the byte."""
+        question = Question(candidate=Text(history.policy()))
+        document: Document = sink.ask(lambda found: found.audit(question))
+        lists = {key: document[key] for key in ("newly_denied", "newly_allowed")}
+        lists["unchanged"] = [document["unchanged"]]
+        found = {
+            key: [sum(entry[count] for entry in entries) for count in ("flows", "packets", "bytes")]
+            for key, entries in lists.items()
+        }
+        assert found == self._kept[name].fates, f"{found} instead of {self._kept[name].fates}"
+        assert not document["uncertain"], f"{len(document['uncertain'])} entries are uncertain"
+
+    def _suggest(self, sink: SinkProcess) -> None:
+        newest = sink.value("SELECT epoch_ns(max(time)) FROM store.verdicts")
+        since = newest - math.ceil(SUGGESTED / history.BLOCK * BLOCK_SECONDS * 1e9)
+        document: Document = sink.ask(lambda found: found.suggest(Suggest(since=since)))
+        assert document["policy"], "no policy was suggested"
+        assert not document["audit"]["newly_denied"], "the policy denies what was recorded"
 
     @contextmanager
     def _asking(self, name: str) -> Iterator[SinkProcess]:
-        with SinkProcess(settings(self._scratch / name, NOBODY, memory_limit="1GB")) as sink:
+        with SinkProcess(settings(self._kept[name].directory, NOBODY, memory_limit="1GB")) as sink:
             yield sink
 
     def _questions(self, sink: SinkProcess) -> dict[str, Callable[[History], object]]:
         newest = sink.value("SELECT epoch_ns(max(time)) FROM store.verdicts")
         oldest = sink.value("SELECT epoch_ns(min(time)) FROM store.verdicts")
-        hour, midst = newest - 3600 * 10**9, (newest + oldest) // 2
+        hour, midst = newest - HOUR, (newest + oldest) // 2
+        half = oldest // HOUR + math.ceil(HALF / self._kept["large"].built.verdicts * (newest - oldest) / HOUR)
         host = sink.value(f"SELECT src FROM verdicts WHERE time >= make_timestamp_ns({hour}) LIMIT 1")
-        violations = """SELECT rule, time_bucket(INTERVAL 1 HOUR, time::TIMESTAMP) AS hour, sum(flows) AS flows,
-            sum(packets) AS packets FROM violations_1h GROUP BY ALL ORDER BY hour, rule"""
+        violations = f"""SELECT rule, time_bucket(INTERVAL 1 HOUR, time::TIMESTAMP) AS hour, sum(flows) AS flows,
+            sum(packets) AS packets FROM violations_1h WHERE time < make_timestamp_ns({half * HOUR})
+            GROUP BY ALL ORDER BY hour, rule"""
         last_hour = f"""SELECT * FROM verdicts WHERE time >= make_timestamp_ns({hour}) AND family = 4
             AND (src_addr = ip('{host}') OR dst_addr = ip('{host}')) ORDER BY time"""
         return {
             "violations": lambda found: found.sql(violations),
             "one host": lambda found: found.sql(last_hour),
-            "observe": lambda found: found.recent(
-                f"time >= make_timestamp_ns({midst}) AND time < make_timestamp_ns({midst + 600 * 10**9})", limit=50
-            ),
+            "observe": lambda found: found.recent(since=midst, until=midst + 600 * 10**9, limit=50),
         }
 
     def _write(self, readers: int) -> float:
@@ -157,7 +183,7 @@ class Bench:
 
     def _loop(self) -> float:
         """Rules one by one, for some verdicts; as long as it would take for all of the small history."""
-        naive, rows = NaivePolicy(history.policy(RULES)), next(history.RealTraffic(60.0).blocks(1, 3_000))
+        naive, rows = NaivePolicy(history.policy()), next(history.RealTraffic(60.0).blocks(1, 3_000))
         some = [
             Tuple(address_text(row["src"].tobytes(), int(row["family"])) or "",
                   address_text(row["dst"].tobytes(), int(row["family"])) or "", int(row["proto"]), int(row["dport"]))

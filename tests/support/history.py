@@ -3,12 +3,17 @@
 How it is made. 1,250,000 pairs of a client (one of 40,000, in /24s of a hundred, a tenth IPv6) and a service (one of
 2,000: an address, a protocol, a port). Half of all flows are of pairs drawn by popularity (the r-th with weight 1 / r),
 half of any pair. A flow has `new` and `end`; one in five has one to three samples between. Packets of a flow are
-lognormal (median 8), a service has a packet size of its own; six pairs of a hundred are denied, with up to three
+lognormal (median 8), a service has a packet size of its own. A client's /24 belongs to one of 16 teams; two services
+make a group, with one port, and are closed to one team: to these pairs, one in 16, flows are denied, with up to three
 packets and no answer. A service belongs to one of 200 rules, an identity is a client's /24 or a service's address.
 A flow lasts lognormal seconds (median 0.5), but ends within its block.
+
+`policy` is a candidate that mostly agrees: one group in fifty it closes to half of the teams, another it opens to all.
 """
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +22,11 @@ from schemas.messages import IdentityInfo, PolicyRecord, RuleInfo
 from schemas.verdict import DTYPE
 from tests.support.batches import START, policy_record
 
-PAIRS, CLIENTS, SERVICES, RULES = 1_250_000, 40_000, 2_000, 200
+PAIRS, CLIENTS, SERVICES, RULES, TEAMS = 1_250_000, 40_000, 2_000, 200, 16
+NETS, GROUPS = CLIENTS // 100, SERVICES // 2
+PORTS = (443, 80, 22, 53, 5432, 6379, 9092, 8080, 3306, 25)
+FORMAT = 2
+"""Of what is made: other for other rows, so that a history kept is known to be of this program."""
 BLOCK = 1_000_000
 """Events of a block, nearly."""
 _PER_FLOW = 2.4
@@ -32,9 +41,7 @@ class RealTraffic:
         self._serial = np.zeros(2, "u8")
         self._client = rng.integers(0, CLIENTS, PAIRS)
         self._service = rng.integers(0, SERVICES, PAIRS)
-        self._denied = rng.random(PAIRS) < 0.06
         self._popular = np.cumsum(1 / np.arange(1.0, PAIRS + 1))
-        self._port = rng.choice([443, 80, 22, 53, 5432, 6379, 9092, 8080, 3306, 25], SERVICES)
         self._size = rng.integers(80, 1400, SERVICES)
 
     def blocks(self, count: int, events: int = BLOCK) -> Iterator[np.ndarray]:
@@ -46,7 +53,8 @@ class RealTraffic:
         rng = self._rng
         popular = np.searchsorted(self._popular, rng.random(flows // 2) * self._popular[-1])
         pair = rng.permutation(np.concatenate([popular, rng.integers(0, PAIRS, flows - flows // 2)]))
-        client, service, denied = self._client[pair], self._service[pair], self._denied[pair]
+        client, service = self._client[pair], self._service[pair]
+        denied = client // 100 % TEAMS == closed_to(service // 2)
         begin = np.sort(rng.random(flows)) * self._seconds * 1e9
         length = np.minimum(rng.lognormal(np.log(0.5), 1.5, flows) * 1e9, self._seconds * 1e9 - begin)
         packets = np.maximum(2, rng.lognormal(np.log(8), 1.3, flows)).astype("u8")
@@ -75,10 +83,10 @@ class RealTraffic:
         rows["bytes_reply"] = rows["packets_reply"] * self._size[service][of].astype("u8")
         rows["revision"] = 1
         rows["src_identity"] = (16 + client // 100)[of]
-        rows["dst_identity"] = (16 + CLIENTS // 100 + service)[of]
+        rows["dst_identity"] = (16 + NETS + service)[of]
         rows["ifindex"] = 3
         rows["sport"] = rng.integers(32768, 61000, flows)[of]
-        rows["dport"] = self._port[service][of]
+        rows["dport"] = np.array(PORTS)[service // 2 % len(PORTS)][of]
         rows["rule"] = np.where(denied, RuleId.DEFAULT, RuleId.FIRST + service % RULES)[of]
         rows["family"] = np.where(v6, 6, 4)[of]
         rows["proto"] = np.where(rows["dport"] == 53, 17, 6)
@@ -101,28 +109,62 @@ def _addresses(low: np.ndarray, v6: np.ndarray) -> np.ndarray:
     return raw.view("V16").ravel()
 
 
-def identities() -> dict[str, list[str]]:
-    """Name → prefixes, in the order of their numbers: clients by /24, then the services."""
-    out = {}
-    for subnet in range(CLIENTS // 100):
-        high, low = divmod(subnet, 256)
-        out[f"clients-{subnet}"] = [f"10.{high}.{low}.0/24", f"fd00::a{high:02x}:{low:02x}00/120"]
+def closed_to(group: Any) -> Any:
+    """The team that may not speak to a group of services; of a number or an array."""
+    return group * 7 % TEAMS
+
+
+def identities() -> dict[str, tuple[dict[str, str], list[str]]]:
+    """Name → labels, prefixes, in the order of their numbers: clients by /24, then the services."""
+    out: dict[str, tuple[dict[str, str], list[str]]] = {}
+    for net in range(NETS):
+        high, low = divmod(net, 256)
+        where = [f"10.{high}.{low}.0/24", f"fd00::a{high:02x}:{low:02x}00/120"]
+        out[f"clients-{net}"] = {"team": f"t{net % TEAMS}"}, where
     for service in range(SERVICES):
         high, low = divmod(service, 256)
-        out[f"service-{service}"] = [f"10.200.{high}.{low}", f"fd00::ac8:{service:x}"]
+        out[f"service-{service}"] = {}, [f"10.200.{high}.{low}", f"fd00::ac8:{service:x}"]
     return out
 
 
-def policy(rules: int = 1_000) -> str:
-    """A policy.yaml that names all of them: each rule opens a few services to some hundred clients' networks."""
+def opened_to(group: int) -> list[int]:
+    """The teams that `policy` lets speak to a group of services."""
+    if group % 50 == 7:
+        return [team for team in range(TEAMS // 2) if team != closed_to(group)]
+    return [team for team in range(TEAMS) if team != closed_to(group) or group % 50 == 13]
+
+
+def policy() -> str:
+    """The candidate, a policy.yaml with a rule for each group."""
     lines = ["version: 1", "default: deny", "identities:"]
-    lines += [f"  {name}: {{addresses: [{', '.join(map(repr, where))}]}}" for name, where in identities().items()]
+    for name, (labels, where) in identities().items():
+        lines.append(f"  {name}: {{labels: {json.dumps(labels)}, addresses: {json.dumps(where)}}}")
     lines.append("rules:")
-    for rule in range(rules):
-        services = ", ".join(f"service-{s}" for s in range(rule * 2 % SERVICES, rule * 2 % SERVICES + 2))
-        clients = ", ".join(f"clients-{(rule * 7 + i) % (CLIENTS // 100)}" for i in range(40))
-        lines.append(f"  - {{name: r{rule}, from: [{clients}], to: [{services}], ports: [1-1024/any], action: allow}}")
+    for group in range(GROUPS):
+        teams = ", ".join(f"{{team: t{team}}}" for team in opened_to(group))
+        services = f"service-{2 * group}, service-{2 * group + 1}"
+        port = PORTS[group % len(PORTS)]
+        lines.append(
+            f"  - {{name: r{group}, from: [{teams}], to: [{services}],"
+            f" ports: [{port}/{'udp' if port == 53 else 'tcp'}], action: allow}}"
+        )
     return "\n".join(lines) + "\n"
+
+
+def fates(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """What an audit must find of whole blocks: unchanged, newly_denied, newly_allowed → [flows, packets, bytes]."""
+    ends = rows[rows["event"] == EventKind.END]
+    opened = np.zeros((GROUPS, TEAMS), bool)
+    for group in range(GROUPS):
+        opened[group, opened_to(group)] = True
+    allowed = opened[(ends["dst_identity"] - 16 - NETS) // 2, (ends["src_identity"] - 16) % TEAMS]
+    before = ends["decision"] == Decision.ALLOW
+    sums = np.column_stack([
+        np.ones(len(ends), "u8"), ends["packets_original"] + ends["packets_reply"],
+        ends["bytes_original"] + ends["bytes_reply"],
+    ])  # fmt: skip
+    which = {"unchanged": before == allowed, "newly_denied": before & ~allowed, "newly_allowed": ~before & allowed}
+    return {name: sums[some].sum(axis=0) for name, some in which.items()}
 
 
 def record() -> PolicyRecord:
@@ -130,6 +172,6 @@ def record() -> PolicyRecord:
     return policy_record(
         "start", node="n1", ring="r1",
         rules=[RuleInfo(id=RuleId.FIRST + i, name=f"rule-{i}", action="allow") for i in range(RULES)],
-        identities=[IdentityInfo(id=16 + i, name=name, addresses=where)
-                    for i, (name, where) in enumerate(identities().items())],
+        identities=[IdentityInfo(16 + i, name, labels, where)
+                    for i, (name, (labels, where)) in enumerate(identities().items())],
     )  # fmt: skip
