@@ -331,6 +331,10 @@ class Node:
             log.warning("%s", line)
         return warnings
 
+    async def warn(self) -> None:
+        """An interface came under what is in force, which nobody was asked about: say in the log whom that cuts off."""
+        await self._lockout(self.compiled, self._datapath.mode, NO_CAUTION)
+
     # ── telling ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def closed(self, who: str, ring: Datapath) -> None:

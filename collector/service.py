@@ -12,6 +12,7 @@ import logging
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,6 +28,7 @@ from collector.bus import Bus
 from collector.control.operations import handlers
 from collector.control.server import ControlServer
 from collector.errors import CollectorError, RefusedError, StreamError
+from collector.interfaces import Interfaces
 from collector.kernel.interface import Datapath, DatapathSettings
 from collector.live import Live
 from collector.memory import Memory
@@ -43,9 +45,9 @@ OpenDatapath = Callable[[DatapathSettings, Callable[[Datapath], None]], Datapath
 """Settings, and what to do with a new datapath before it is attached → the running datapath."""
 
 TICK = 1.0  # seconds between loss records
+NOTICES = 100  # kept for `status`, the latest
 SUMS_EVERY = 10.0  # seconds between loss records with the flow table's sums
 SWEEP_SHARE = 0.05  # of one CPU, at most: a sweep that took 0.1 s is not repeated within 2 s
-LOOK_AFTER = 3.0  # seconds between two looks at the interfaces
 FLUSH_SECONDS = 5.0
 CLOSE_SECONDS = 30.0
 HOST_SECONDS = 1.0  # addresses that change together are one change
@@ -64,7 +66,7 @@ class Collector:
         self.records = Records(self.bus, settings.node)
         self.memory = Memory(settings.run_dir)
         self.metrics = Metrics(self) if settings.metrics else None
-        self.notices: list[str] = []
+        self.notices: deque[str] = deque(maxlen=NOTICES)
         self.ending = False
         self._gone = False  # unpinned: what is not delivered now never will be
         self.datapath: Datapath
@@ -79,9 +81,7 @@ class Collector:
         self._pumping: asyncio.Task[None] | None = None
         self._burying: asyncio.Task[None] | None = None
         self._finish: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._next_sweep = self._sums_at = self._next_look = 0.0
-        self._unwatched: dict[str, str] = {}
-        self._told = 0  # notices of the datapath
+        self._next_sweep = self._sums_at = 0.0
         self._faults: dict[str, str] = {}
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -134,7 +134,8 @@ class Collector:
         self.accounts = Accounts(datapath, settings.node, *([self.metrics.rules] if self.metrics is not None else []))
         self.live = Live(self.bus, settings.node, settings.live_cap, self.node.names)
         self.pump = self._pump(datapath, live=True)
-        self._tell_notices()
+        for line in datapath.notices:
+            self.notice(line)
         dealt_with = await self.node.begin(wanted, settings.mode)
         if wanted is not None and settings.policy_file is not None:
             self.file = self._policy_file(settings.policy_file)
@@ -149,6 +150,7 @@ class Collector:
         if self.file is not None:
             self._start(self.file.run())
         self._listen_to_host()
+        self._start(Interfaces(datapath, self.call, self.notice, self.node.warn).run())
         if datapath.predecessor is not None:
             self._burying = self._start(self._bury(datapath.predecessor))
 
@@ -275,27 +277,11 @@ class Collector:
             look = await self.call(self.accounts.take)
             if self.metrics is not None:
                 self.metrics.look()
-            if now >= self._next_look and not self.ending:
-                self._next_look = now + LOOK_AFTER
-                self._tell_unwatched(await self.call(self.datapath.look_after))
         except (CollectorError, OSError) as error:
             self._fault("sweep", error)
             return
         if not self.ending:  # nothing may follow the final record
             self.records.put(self.accounts.record(look, collector=self.counters(), flows=sums))
-
-    def _tell_unwatched(self, unwatched: dict[str, str]) -> None:
-        before, self._unwatched = self._unwatched, unwatched
-        self._tell_notices()
-        for name, why in unwatched.items():
-            if before.get(name) != why:
-                self.notice(f"{name} is {why}; what passes it is not seen")
-
-    def _tell_notices(self) -> None:
-        """Those of the datapath that are new."""
-        for line in self.datapath.notices[self._told :]:
-            self.notice(line)
-            self._told += 1
 
     def _fault(self, what: str, error: Exception) -> None:
         """Say it when it is new."""

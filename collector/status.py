@@ -34,6 +34,7 @@ def status(collector: "Collector") -> dict[str, Any]:
             "who": running.who if running else "",
         },
         "interfaces": dict(datapath.interfaces),
+        "held_by": dict(datapath.held_by),
         "notices": list(collector.notices),
         "rates": {key: round(value, 1) for key, value in rates.items()},
         "ring_bytes": datapath.ring_bytes,

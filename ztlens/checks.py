@@ -28,13 +28,16 @@ def before_start(settings: Settings, command: str) -> None:
 def _interfaces(settings: Settings) -> None:
     """A name that is not there is bad input; what the kernel makes of one that is, the collector finds out."""
     from collector.errors import KernelError
-    from collector.kernel.attach import wanted_links
+    from collector.kernel.attach import no_interface, wanted_links
     from collector.kernel.interface import Interface
-    from collector.kernel.netns import inside
+    from collector.kernel.netns import inside, links
 
     wanted = [Interface(*split_interface(text)) for text in settings["interfaces"]]
     try:
-        inside(settings["netns"], lambda: wanted_links(wanted))
+        there = inside(settings["netns"], links)
+        _, absent = wanted_links(wanted, there)
+        if absent:
+            raise no_interface(absent[0], there)
     except KernelError as error:
         if error.errno == errno.EPERM:  # to enter a namespace takes CAP_SYS_ADMIN, which loading does not
             raise

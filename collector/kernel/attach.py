@@ -1,102 +1,144 @@
 """Putting the programs on interfaces and taking them off: never on top of somebody else's, never more than was ours.
 
-XDP goes native first, then generic. TC egress goes on a clsact qdisc that is removed only if we made it and nobody
-else uses it. All functions speak about the calling thread's network namespace (see `netns.inside`).
+XDP goes native first, then generic. Both hooks are held by bpf_links where the kernel has them, else by netlink: XDP
+replaced only where the expected program is, TC egress a filter on a clsact qdisc that is removed only if we made it and
+nobody else uses it. What netlink holds already stays so: the kernel makes no link of it without a moment
+between. All functions speak about the calling thread's network namespace (see `netns.inside`).
 """
 
-import contextlib
 import errno
-import socket
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 
 from collector.errors import ForeignProgram, KernelError
-from collector.kernel import libbpf
+from collector.kernel import bpflink, libbpf, probes
+from collector.kernel.bpflink import BpfLink
 from collector.kernel.interface import Interface
-from collector.kernel.netns import Link, has_filters, links
+from collector.kernel.netns import Link, has_filters
+from collector.kernel.patterns import asked, is_pattern
 
 TC_HANDLE, TC_PRIORITY = 0x7A746C, 1  # "ztl"; first, so that no other filter's answer ends the chain before us
-GONE, ANEW, TAKEN_OFF = "gone", "made anew", "without its program: somebody took it off"
+LINK, NETLINK = "link", "netlink"
+_OURS = ("xdp_ingress", "tc_egress")
 _NATIVE_REFUSES = (errno.EOPNOTSUPP, errno.ERANGE, errno.EINVAL, errno.EBUSY, errno.ENOMEM, errno.ENODEV)
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Ours, and those a predecessor of ours has attached: `old` maps program id → descriptor."""
+    """Ours, and those a predecessor of ours has attached: `old` maps program id → descriptor.
+
+    `pins` are the directories in which links may be pinned, ours first.
+    """
 
     xdp_fd: int
     tc_fd: int
+    pins: tuple[Path, ...]
     old: dict[int, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def xdp_id(self) -> int:
         return libbpf.program_info(self.xdp_fd).id
 
-    @property
+    @cached_property
     def tc_id(self) -> int:
         return libbpf.program_info(self.tc_fd).id
+
+    def links(self) -> dict[tuple[str, int], BpfLink]:
+        """Pinned links that are attached, by hook and ifindex."""
+        return {(link.hook, link.ifindex): link for link in bpflink.read(self.pins) if link.ifindex}
 
 
 @dataclass(frozen=True)
 class Attached:
-    """One interface: `xdp` is `native`, `generic` or ""; `clsact`: the qdisc is ours. `fresh`: not found attached."""
+    """One interface: `xdp` is `native`, `generic` or ""; `clsact`: the qdisc is ours. `*_by`: LINK or NETLINK.
+
+    `fresh`: not found attached.
+    """
 
     name: str
     ifindex: int
-    xdp: str
-    tc: bool
-    clsact: bool
+    xdp: str = ""
+    tc: bool = False
+    clsact: bool = False
+    xdp_by: str = NETLINK
+    tc_by: str = NETLINK
     fresh: bool = field(default=True, compare=False)
 
     @property
     def how(self) -> str:
         return "+".join(filter(None, [self.xdp, "egress" if self.tc else ""]))
 
+    @property
+    def by(self) -> str:
+        """LINK, NETLINK, or `link+netlink` when ingress and egress differ."""
+        return "+".join(dict.fromkeys([self.xdp_by] * bool(self.xdp) + [self.tc_by] * self.tc))
 
-def wanted_links(interfaces: Sequence[Interface], absent: Callable[[str], None] | None = None) -> dict[Interface, Link]:
-    """Each interface's link. Raises KernelError for one that cannot be watched or, unless `absent` is there to be told
-    its name, does not exist.
+
+def wanted_links(interfaces: Sequence[Interface], there: Mapping[str, Link]) -> tuple[dict[Interface, Link], list[str]]:
+    """(each interface that is asked for and there → its link, names that are asked for and not there).
+
+    Raises KernelError for what cannot be watched.
     """
-    there, out = links(), {}
     if not interfaces:
         raise KernelError("no interface to watch", "name one, as in `ztlens up -i eth0`")
     for interface in interfaces:
         link = there.get(interface.name)
-        if link is None and absent is not None:
-            absent(interface.name)
-            continue
-        if link is None:
-            names = ", ".join(sorted(name for name, link in there.items() if not link.loopback))
-            raise KernelError(f"there is no interface {interface.name}", f"those here: {names or 'none but lo'}")
-        if link.loopback:
+        if link is not None and link.loopback:
             raise KernelError(
                 f"{interface.name} is loopback, which is not watched",
                 "traffic of a host with itself never leaves it; name an interface to the outside",
             )
         if interface.hooks not in ("ingress", "egress", "both"):
             raise KernelError(f"{interface.name}: no hooks {interface.hooks!r}", "hooks are ingress, egress or both")
-        out[interface] = link
-    return out
+    found = asked(interfaces, (name for name, link in there.items() if not link.loopback))
+    named = dict.fromkeys(i.name for i in interfaces if not is_pattern(i.name))
+    return {interface: there[name] for name, interface in found.items()}, [name for name in named if name not in there]
 
 
-def check_foreign(wanted: dict[Interface, Link], ours: Iterable[int]) -> None:
+def no_interface(name: str, there: Mapping[str, Link]) -> KernelError:
+    """That `name` is not there, with those that are."""
+    names = ", ".join(sorted(name for name, link in there.items() if not link.loopback))
+    return KernelError(f"there is no interface {name}", f"those here: {names or 'none but lo'}")
+
+
+def check_foreign(wanted: Mapping[Interface, Link], ours: Iterable[int]) -> None:
     """Raises ForeignProgram if an interface's place is taken by a program whose id is not in `ours`."""
     ids = set(ours)
     for interface, link in wanted.items():
         if interface.hooks != "egress":
             found = libbpf.xdp_query(link.ifindex).any
             if found and found not in ids:
-                raise _foreign(link.name, "an XDP", found, f"ip link set dev {link.name} xdp off")
+                raise _foreign_xdp(link, found)
         if interface.hooks != "ingress":
             found = libbpf.tc_query(link.ifindex, TC_HANDLE, TC_PRIORITY)
             if found and found not in ids:
-                command = f"tc filter del dev {link.name} egress prio {TC_PRIORITY} handle {TC_HANDLE:#x} bpf"
-                raise _foreign(link.name, "a TC egress", found, command)
+                raise _foreign_tc(link, found)
+            _check_tcx(link, ids)
+
+
+def _check_tcx(link: Link, ours: Collection[int]) -> None:
+    """TCX runs many programs, others' beside ours; but two of ztlens would both judge."""
+    if probes.has("tcx_link"):
+        for found in set(libbpf.tcx_query(link.ifindex)) - set(ours):
+            info = libbpf.program_by_id(found)
+            if info is not None and info.name in _OURS:
+                raise _foreign(link.name, "a TC egress", found, "bpftool net; bpftool link detach id …")
+
+
+def _foreign_xdp(link: Link, found: int) -> ForeignProgram:
+    return _foreign(link.name, "an XDP", found, f"ip link set dev {link.name} xdp off")
+
+
+def _foreign_tc(link: Link, found: int) -> ForeignProgram:
+    command = f"tc filter del dev {link.name} egress prio {TC_PRIORITY} handle {TC_HANDLE:#x} bpf"
+    return _foreign(link.name, "a TC egress", found, command)
 
 
 def _foreign(name: str, what: str, number: int, command: str) -> ForeignProgram:
     info = libbpf.program_by_id(number)
-    ours = info is not None and info.name in ("xdp_ingress", "tc_egress")
+    ours = info is not None and info.name in _OURS
     hint = "it is left alone" + (" (another ztlens instance, or one whose pins are gone)" if ours else "")
     return ForeignProgram(
         f"{name} already has {what} program (id {number}, name {info.name if info else '?'})",
@@ -105,72 +147,112 @@ def _foreign(name: str, what: str, number: int, command: str) -> ForeignProgram:
 
 
 def attach(
-    wanted: dict[Interface, Link], programs: Programs, clsact_ours: set[int], notice: Callable[[str], None]
-) -> list[Attached]:
-    """Attach what is not attached yet; all or nothing: what was attached by this call is taken off if one fails.
+    wanted: Mapping[Interface, Link],
+    programs: Programs,
+    clsact_ours: Collection[int],
+    notice: Callable[[str], None],
+    may_fail: Collection[str] = (),
+) -> tuple[list[Attached], dict[str, KernelError]]:
+    """Attach what is not attached yet: (what now is, those of the names `may_fail` that could not be).
 
-    `clsact_ours` holds the ifindexes whose clsact an earlier start of ours made. Raises KernelError, ForeignProgram.
+    All or nothing for the others: what was attached by this call is taken off if one fails. `clsact_ours` holds the
+    ifindexes whose clsact an earlier start of ours made. Raises KernelError, ForeignProgram.
     """
+    links = programs.links()
     done: list[Attached] = []
-    try:
-        for interface, link in wanted.items():
-            xdp, xdp_fresh = _attach_xdp(link, programs, notice) if interface.hooks != "egress" else ("", False)
-            done.append(Attached(link.name, link.ifindex, xdp, False, link.ifindex in clsact_ours, xdp_fresh))
+    failed: dict[str, KernelError] = {}
+    for interface, link in wanted.items():
+        done.append(Attached(link.name, link.ifindex, clsact=link.ifindex in clsact_ours, fresh=False))
+        try:
+            if interface.hooks != "egress":
+                mode, by, fresh = _attach_xdp(link, programs, links.get(("xdp", link.ifindex)), notice)
+                done[-1] = replace(done[-1], xdp=mode, xdp_by=by, fresh=fresh)
             if interface.hooks != "ingress":
-                clsact, tc_fresh = _attach_tc(link, programs)
-                clsact = clsact or link.ifindex in clsact_ours
-                done[-1] = Attached(link.name, link.ifindex, xdp, True, clsact, xdp_fresh or tc_fresh)
-    except KernelError:
-        if not programs.old:  # else the predecessor's filters were replaced: taking ours off would fail open
-            detach([a for a in done if a.fresh], programs)
-        raise
-    return done
+                by, made, fresh = _attach_tc(link, programs, links.get(("egress", link.ifindex)))
+                clsact, fresh = done[-1].clsact or made, done[-1].fresh or fresh
+                done[-1] = replace(done[-1], tc=True, tc_by=by, clsact=clsact, fresh=fresh)
+        except KernelError as error:
+            if link.name in may_fail:
+                failed[link.name] = error
+                detach([done.pop()], programs)
+                continue
+            if not programs.old:  # else the predecessor's programs were replaced: taking ours off would fail open
+                detach([a for a in done if a.fresh], programs)
+            raise
+    return done, failed
 
 
-def _attach_xdp(link: Link, programs: Programs, notice: Callable[[str], None]) -> tuple[str, bool]:
-    """(mode, whether it had to be attached)."""
+def _attach_xdp(
+    link: Link, programs: Programs, held: BpfLink | None, notice: Callable[[str], None]
+) -> tuple[str, str, bool]:
+    """(mode, held by, whether it had to be attached)."""
     found = libbpf.xdp_query(link.ifindex)
-    if found.any == programs.xdp_id:
-        return ("generic" if found.generic else "native"), False
     if found.any:
-        old_fd = programs.old.get(found.any)
-        if old_fd is None:
-            raise _foreign(link.name, "an XDP", found.any, f"ip link set dev {link.name} xdp off")
-        mode = libbpf.XDP_FLAGS_SKB_MODE if found.generic else libbpf.XDP_FLAGS_DRV_MODE
-        libbpf.xdp_attach(link.ifindex, programs.xdp_fd, mode, old_fd=old_fd)
-        return ("generic" if found.generic else "native"), True
+        name, by = ("generic" if found.generic else "native"), LINK if held is not None else NETLINK
+        if found.any != programs.xdp_id:
+            old_fd = programs.old.get(found.any)
+            if old_fd is None:
+                raise _foreign_xdp(link, found.any)
+            if held is not None:
+                bpflink.replace(held, programs.xdp_fd, old_fd)
+            else:
+                mode = libbpf.XDP_FLAGS_SKB_MODE if found.generic else libbpf.XDP_FLAGS_DRV_MODE
+                libbpf.xdp_attach(link.ifindex, programs.xdp_fd, mode, old_fd=old_fd)
+        if held is not None:
+            bpflink.move(held, programs.pins[0])
+        return name, by, found.any != programs.xdp_id
     try:
-        libbpf.xdp_attach(link.ifindex, programs.xdp_fd, libbpf.XDP_FLAGS_DRV_MODE)
+        by = _put_xdp(link, programs, libbpf.XDP_FLAGS_DRV_MODE)
     except KernelError as error:
         if error.errno not in _NATIVE_REFUSES:
             raise _named(error, link) from error
         reason = str(error).rpartition(": ")[2]
     else:
-        return "native", True
+        return "native", by, True
     try:
-        libbpf.xdp_attach(link.ifindex, programs.xdp_fd, libbpf.XDP_FLAGS_SKB_MODE)
+        by = _put_xdp(link, programs, libbpf.XDP_FLAGS_SKB_MODE)
     except KernelError as error:
         raise _named(error, link) from error
     notice(
         f"{link.name}: generic XDP, the driver refused native ({reason}); "
         "counts are of merged packets (flag aggregated) and slower; a smaller MTU often helps"
     )
-    return "generic", True
+    return "generic", by, True
 
 
-def _attach_tc(link: Link, programs: Programs) -> tuple[bool, bool]:
-    """(whether clsact was made, whether the program had to be attached)."""
+def _put_xdp(link: Link, programs: Programs, mode: int) -> str:
+    """Held by what."""
+    if probes.has("xdp_link"):
+        bpflink.make(programs.pins[0], programs.xdp_fd, link.ifindex, "xdp", mode)
+        return LINK
+    libbpf.xdp_attach(link.ifindex, programs.xdp_fd, mode)
+    return NETLINK
+
+
+def _attach_tc(link: Link, programs: Programs, held: BpfLink | None) -> tuple[str, bool, bool]:
+    """(held by, whether clsact was made, whether the program had to be attached)."""
+    if held is not None:
+        if held.program != programs.tc_id:
+            bpflink.replace(held, programs.tc_fd, programs.old[held.program])
+        bpflink.move(held, programs.pins[0])
+        return LINK, False, held.program != programs.tc_id
     found = libbpf.tc_query(link.ifindex, TC_HANDLE, TC_PRIORITY)
     if found == programs.tc_id:
-        return False, False
+        return NETLINK, False, False
     if found and found not in programs.old:
-        raise _foreign(link.name, "a TC egress", found, f"tc filter del dev {link.name} egress prio {TC_PRIORITY}")
+        raise _foreign_tc(link, found)
     try:
+        if not found and probes.has("tcx_link"):
+            _check_tcx(link, ())
+            bpflink.make(programs.pins[0], programs.tc_fd, link.ifindex, "egress", libbpf.FIRST)
+            return LINK, False, True
         made = libbpf.clsact_create(link.ifindex)
         libbpf.tc_attach(link.ifindex, programs.tc_fd, TC_HANDLE, TC_PRIORITY, replace=bool(found))
+    except ForeignProgram:
+        raise
     except KernelError as error:
         raise _named(error, link) from error
-    return made, True
+    return NETLINK, made, True
 
 
 def _named(error: KernelError, link: Link) -> KernelError:
@@ -179,63 +261,73 @@ def _named(error: KernelError, link: Link) -> KernelError:
     return out
 
 
-def detach(attached: Iterable[Attached], programs: Programs) -> None:
-    """Take our programs off the hooks that `attached` states, where they still are; a vanished interface is fine."""
-    there = {link.ifindex for link in links().values()}
+def detach_links(attached: Iterable[Attached], programs: Programs) -> None:
+    """Take off what links hold of `attached`. From any network namespace."""
+    links = programs.links()
+    for one in attached:
+        for hook, on in (("xdp", one.xdp and one.xdp_by == LINK), ("egress", one.tc and one.tc_by == LINK)):
+            link = links.get((hook, one.ifindex))
+            if on and link is not None:
+                bpflink.drop(link)
+
+
+def detach_netlink(attached: Iterable[Attached], programs: Programs, there: Collection[int]) -> None:
+    """Take off what netlink holds of `attached` on the interfaces `there`, where it still is ours."""
     for one in attached:
         if one.ifindex not in there:
             continue
-        found = libbpf.xdp_query(one.ifindex)
-        if one.xdp and found.any == programs.xdp_id:
-            mode = libbpf.XDP_FLAGS_SKB_MODE if found.generic else libbpf.XDP_FLAGS_DRV_MODE
-            libbpf.xdp_attach(one.ifindex, -1, mode, old_fd=programs.xdp_fd)
-        if one.tc and libbpf.tc_query(one.ifindex, TC_HANDLE, TC_PRIORITY) == programs.tc_id:
+        if one.xdp and one.xdp_by == NETLINK:
+            found = libbpf.xdp_query(one.ifindex)
+            if found.any == programs.xdp_id:
+                mode = libbpf.XDP_FLAGS_SKB_MODE if found.generic else libbpf.XDP_FLAGS_DRV_MODE
+                libbpf.xdp_attach(one.ifindex, -1, mode, old_fd=programs.xdp_fd)
+        if one.tc and one.tc_by == NETLINK and _tc_is(one.ifindex, programs):
             libbpf.tc_detach(one.ifindex, TC_HANDLE, TC_PRIORITY)
         if one.clsact and not has_filters(one.ifindex):
             libbpf.clsact_destroy(one.ifindex)
 
 
-def faults(names: Iterable[str], noted: Iterable[Attached], programs: Programs) -> dict[str, str]:
-    """Interface → GONE, ANEW or TAKEN_OFF, for those of `names` that are not attached as `noted` says."""
-    by_name = {one.name: one for one in noted}
-    out = {}
-    for name in names:
-        one = by_name.get(name)
-        if one is None or not _there(one.ifindex):
-            out[name] = ANEW if _exists(name) else GONE
-        elif (one.xdp and libbpf.xdp_query(one.ifindex).any != programs.xdp_id) or (
-            one.tc and libbpf.tc_query(one.ifindex, TC_HANDLE, TC_PRIORITY) != programs.tc_id
-        ):
-            out[name] = TAKEN_OFF
+def detach(attached: Sequence[Attached], programs: Programs) -> None:
+    """Both, of interfaces that are there."""
+    detach_links(attached, programs)
+    detach_netlink(attached, programs, [one.ifindex for one in attached])
+
+
+def taken_off(attached: Iterable[Attached], programs: Programs) -> list[str]:
+    """Interfaces from which somebody else has taken a program that is noted as attached."""
+    links = programs.links()
+    out = []
+    for one in attached:
+        on = {"xdp": (one.xdp, one.xdp_by, programs.xdp_id), "egress": (one.tc, one.tc_by, programs.tc_id)}
+        for hook, (noted, by, program) in on.items():
+            if not noted:
+                continue
+            if by == LINK:
+                link = links.get((hook, one.ifindex))
+                there = link is not None and link.program == program
+            else:
+                there = libbpf.xdp_query(one.ifindex).any == program if hook == "xdp" else _tc_is(one.ifindex, programs)
+            if not there:
+                out.append(one.name)
+                break
     return out
 
 
-def _there(ifindex: int) -> bool:
-    """By number: an interface that got another name is the same."""
-    with contextlib.suppress(OSError):
-        return bool(socket.if_indextoname(ifindex))
-    return False
+def _tc_is(ifindex: int, programs: Programs) -> bool:
+    return libbpf.tc_query(ifindex, TC_HANDLE, TC_PRIORITY) == programs.tc_id
 
 
-def _exists(name: str) -> bool:
-    with contextlib.suppress(OSError):
-        return bool(socket.if_nametoindex(name))
-    return False
-
-
-def watched_ifindexes(wanted: dict[Interface, Link], notice: Callable[[str], None]) -> list[int]:
+def watched_ifindexes(ingress: Collection[int], there: Iterable[Link], notice: Callable[[str], None]) -> set[int]:
     """Interfaces whose packets egress leaves to ingress: those watched there, and bridges all of whose ports are.
 
     What a bridge routes (rather than switches) carries the bridge's ifindex, not the port's.
     """
-    ingress = {link.ifindex for interface, link in wanted.items() if interface.hooks != "egress"}
-    there = links()
-    out = set(ingress)
-    for bridge in (link for link in there.values() if link.kind == "bridge"):
-        ports = {link.ifindex for link in there.values() if link.master == bridge.ifindex}
-        if ports and ports <= ingress:
+    out, there = set(ingress), list(there)
+    for bridge in (link for link in there if link.kind == "bridge"):
+        ports = {link.ifindex: link.name for link in there if link.master == bridge.ifindex}
+        if ports and out.issuperset(ports):
             out.add(bridge.ifindex)
-        elif ports & ingress:
-            rest = ", ".join(sorted(link.name for link in there.values() if link.ifindex in ports - ingress))
+        elif not out.isdisjoint(ports):
+            rest = ", ".join(sorted(name for ifindex, name in ports.items() if ifindex not in ingress))
             notice(f"{bridge.name}: its port {rest} is not watched, so what {bridge.name} routes may be judged twice")
-    return sorted(out)
+    return out

@@ -1,4 +1,4 @@
-"""The real datapath: `LoadedDatapath` is what works without interfaces, `BccDatapath` adds pins and interfaces."""
+"""The real datapath: `LoadedDatapath` is what works without interfaces, `PinnedDatapath` adds pins and interfaces."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel import attach, libbpf, pins, slots, sweep, watching
+from collector.kernel import attach, bpflink, libbpf, pins, slots, sweep
 from collector.kernel.handle import Handle
 from collector.kernel.host import Namespace
-from collector.kernel.interface import DatapathSettings, Events, SweepReport, Unconfirmed
-from collector.kernel.netns import NETNS_DIR, inside
+from collector.kernel.interface import Events, Look, SweepReport, Unconfirmed
+from collector.kernel.netns import NETNS_DIR, inside, links
+from collector.kernel.watching import Watch
 from schemas.codes import Mode, RuleId
 
 if TYPE_CHECKING:
@@ -101,75 +102,104 @@ class LoadedDatapath:
         self.handle.close()
 
 
-class BccDatapath(LoadedDatapath):
+class PinnedDatapath(LoadedDatapath):
     """A datapath with pins and, unless it is a predecessor, interfaces. Made by `collector.kernel.open_datapath`."""
 
     def __init__(self, handle: Handle, directory: Path, netns: str = "", lock: pins.Lock | None = None) -> None:
         super().__init__(handle)
+        self.directory = directory
         self.host = Namespace(netns)
         self.adopted = False
         self.interfaces: dict[str, str] = {}
+        self.held_by: dict[str, str] = {}
         self.notices: list[str] = []
-        self.predecessor: BccDatapath | None = None
-        self.settings: DatapathSettings | None = None  # what is to be looked after; None: nothing
-        self._directory, self._netns, self._lock = directory, netns, lock
+        self.predecessor: PinnedDatapath | None = None
+        self.watch: Watch | None = None
+        self._detached = False  # then there is nothing to look after
+        self._lock = lock
 
     @property
     def programs(self) -> attach.Programs:
         """Ours, and as `old` those of every predecessor, as attach.py wants them."""
         old: dict[int, int] = {}
+        directories = [self.directory]
         one = self.predecessor
         while one is not None:
             theirs = one.handle.programs
             if one.handle.is_open:  # else it is drained and closed
+                directories.append(one.directory)
                 for fd in (theirs["xdp_ingress"], theirs["tc_egress"]):
                     old[libbpf.program_info(fd).id] = fd
             one = one.predecessor
-        return attach.Programs(self.handle.programs["xdp_ingress"], self.handle.programs["tc_egress"], old)
+        ours = self.handle.programs
+        return attach.Programs(ours["xdp_ingress"], ours["tc_egress"], tuple(directories), old)
 
-    def attached(self) -> tuple[str, list[attach.Attached]]:
-        """(namespace, what is noted as attached), by this owner or the last one."""
+    def attached(self) -> tuple[str | None, list[attach.Attached]]:
+        """(namespace, what is noted as attached), by this owner or the last one; None: nothing ever was noted."""
         note = self.handle.attachments()
-        return note.get("netns", ""), [attach.Attached(**one) for one in note.get("attached", [])]
+        return note.get("netns"), [attach.Attached(**one) for one in note.get("attached", [])]
 
-    def note(self, attached: Sequence[attach.Attached]) -> None:
+    def note(self, netns: str, attached: Sequence[attach.Attached]) -> None:
         """Remember for the next owner what is attached."""
-        fields = ("name", "ifindex", "xdp", "tc", "clsact")
+        fields = ("name", "ifindex", "xdp", "tc", "clsact", "xdp_by", "tc_by")
         self.handle.note_attachments(
-            {"netns": self._netns, "attached": [{f: getattr(one, f) for f in fields} for one in attached]}
+            {"netns": netns, "attached": [{f: getattr(one, f) for f in fields} for one in attached]}
         )
 
     def take_off(self, netns: str, attached: Sequence[attach.Attached]) -> None:
-        """Take our programs off those hooks, where they still are, and wait until no packet is in them."""
-        attached = [one for one in attached if one.xdp or one.tc]
-        if not attached:
-            return
+        """Take our programs off those hooks, where they still are."""
         programs = self.programs
+        attach.detach_links(attached, programs)
+        by_netlink = [
+            one
+            for one in attached
+            if (one.xdp and one.xdp_by == attach.NETLINK) or (one.tc and one.tc_by == attach.NETLINK)
+        ]
+        if not by_netlink:
+            return
+
+        def detach() -> None:
+            attach.detach_netlink(by_netlink, programs, [link.ifindex for link in links().values()])
+
         try:
-            inside(netns, lambda: attach.detach(attached, programs))
+            inside(netns, detach)
         except KernelError:
             if not netns or (NETNS_DIR / netns).exists():
                 raise  # a namespace that is gone took its interfaces with it
-        libbpf.membarrier()  # what is counted now is final
 
-    def look_after(self) -> dict[str, str]:
-        return watching.look_after(self, self.settings) if self.settings is not None else {}
+    def interface_changes(self) -> int:
+        assert self.watch is not None
+        return self.watch.changes.fileno()
+
+    def look_after(self) -> Look:
+        return self.watch.look_after(self) if self.watch is not None and not self._detached else Look()
 
     def detach(self) -> None:
-        self.settings = None
-        self.take_off(*self.attached())
-        self.note([])
-        self.interfaces = {}
+        self._detached = True
+        if self.watch is not None:
+            self.watch.stop()
+        netns, attached = self.attached()
+        if attached:
+            self.take_off(netns or "", attached)
+        for link in bpflink.read([self.directory]):  # noted or not
+            bpflink.drop(link)
+        if attached:
+            libbpf.membarrier()  # what is counted now is final
+        self.note(netns or "", [])
+        self.interfaces, self.held_by = {}, {}
 
     def unpin(self) -> None:
         if self.attached()[1]:
             raise KernelError("the programs are still attached", "detach them first")
-        pins.remove_all(self._directory)
+        pins.remove_all(self.directory)
 
     def close(self) -> None:
         if self.predecessor is not None:
             self.predecessor.close()
             self.predecessor = None
+        if self.watch is not None:
+            self.watch.close()
+            self.watch = None
         self.host.close()
         super().close()
         if self._lock is not None:

@@ -1,6 +1,6 @@
 """What the rest of the collector may ask of the kernel side.
 
-`BccDatapath` (collector/kernel/datapath.py) is the real one; the tests have a fake, and both pass one suite.
+`PinnedDatapath` (collector/kernel/datapath.py) is the real one; the tests have a fake, and both pass one suite.
 """
 
 import time
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Interface:
-    """An interface to watch: `hooks` is `ingress`, `egress` or `both`."""
+    """What to watch: a name, or a pattern of names (patterns.py); `hooks` is `ingress`, `egress` or `both`."""
 
     name: str
     hooks: str = "both"
@@ -105,6 +105,19 @@ class SweepReport:
     sums: FlowSums
 
 
+@dataclass
+class Look:
+    """One look at the interfaces. `came` are watched since; `went` are not, and are none to worry about.
+
+    `unwatched`: interface → why it is not watched though it is asked for; `notices` as Datapath.notices, new ones.
+    """
+
+    unwatched: dict[str, str] = field(default_factory=dict)
+    came: list[str] = field(default_factory=list)
+    went: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
 class Datapath(Protocol):
     """A loaded and attached kernel side. Not thread-safe, but for `wait`."""
 
@@ -115,6 +128,8 @@ class Datapath(Protocol):
     interfaces: dict[str, str]
     """Interface → how it is watched: `native`, `generic` (counts are aggregated), `egress`, joined by `+`; or
     `not watched`."""
+    held_by: dict[str, str]
+    """Interface → what holds the programs there: `link` (bpf_link), `netlink`, or `link+netlink`."""
     stride: int
     """Bytes from one record of the ring to the next: today's schemas.verdict.STRIDE, but for a predecessor."""
 
@@ -210,8 +225,14 @@ class Datapath(Protocol):
         """Emit what is due, end what is over (mark, membarrier, reap). Exact under load."""
         ...
 
-    def look_after(self) -> dict[str, str]:
-        """Watch again interfaces that were made anew. Interface → why it is not watched; `interfaces` says so, too."""
+    def interface_changes(self) -> int:
+        """Descriptor, readable once an interface came, went or got another name; `look_after` empties it."""
+        ...
+
+    def look_after(self) -> Look:
+        """Watch what is asked for and has come, be it named or matched by a pattern; let go of what is not called so
+        any more. Counters go on: they are the node's. Raises nothing: what cannot be watched is `unwatched`.
+        """
         ...
 
     def detach(self) -> None:

@@ -26,7 +26,8 @@ PROGRAMS = {"xdp_ingress": "xdp", "tc_egress": "tc", "mark": "xdp", "reap": "xdp
 """Function → type."""
 LAYOUT_MAP = "layout"
 """Entry 0: the description, written once. Entry 1: what was attached where (collector.kernel.attach)."""
-LAYOUT_BYTES = 32_768
+LAYOUT_BYTES = 262_144
+"""Of either entry: notes on the 1,024 interfaces that `watched` has room for take 150 bytes each."""
 
 
 @dataclass(frozen=True)

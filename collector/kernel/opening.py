@@ -4,18 +4,18 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from collector.kernel import attach, libbpf, pins
-from collector.kernel.datapath import BccDatapath
+from collector.kernel.datapath import PinnedDatapath
 from collector.kernel.handle import Handle
 from collector.kernel.interface import Datapath, DatapathSettings
 from collector.kernel.layout import Layout, new_layout
 from collector.kernel.loader import choose, load
 from collector.kernel.netns import inside
-from collector.kernel.watching import watch
+from collector.kernel.watching import Watch
 from schemas.codes import Mode
 from schemas.structs import TIMEOUTS
 
 
-def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None] | None = None) -> BccDatapath:
+def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None] | None = None) -> PinnedDatapath:
     """The instance's datapath, attached to its interfaces.
 
     Adopts the one that is pinned if it comes from the same sources and knobs; else loads a new one, and what was
@@ -28,18 +28,18 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
     pins.require_privilege()
     pins.ensure_bpffs(settings.pins)
     lock = pins.Lock(settings.pins)
-    datapath: BccDatapath | None = None
-    chain: list[BccDatapath] = []
+    datapath: PinnedDatapath | None = None
+    chain: list[PinnedDatapath] = []
+    watch: Watch | None = None
     try:
         pins.settle(settings.pins)
         choice = choose(settings.loader)
         layout = new_layout(settings.knobs, choice.name)
         chain = _pinned(settings)
-        absent: list[str] = []  # with something to adopt no reason to fail: what else it watches must go on
-        wanted = inside(
-            settings.netns, lambda: attach.wanted_links(settings.interfaces, absent.append if chain else None)
-        )
-        inside(settings.netns, lambda: attach.check_foreign(wanted, _program_ids(chain)))
+        watch = Watch(settings)
+        if watch.absent and not chain:  # with something to adopt no reason to fail: what else it watches must go on
+            raise attach.no_interface(watch.absent[0], watch.there)
+        inside(settings.netns, lambda: attach.check_foreign(watch.named, _program_ids(chain)))
         if chain and chain[0].handle.layout.same_program(layout):
             datapath = chain[0]
             datapath.adopted = True
@@ -53,16 +53,19 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
         else:
             datapath = _new(settings, layout, chain, lock, prepare)
             datapath.notices.append(f"loaded by {choice.name}: {choice.why}")
-        datapath.notices += [f"there is no interface {name}: it is watched once it comes" for name in absent]
+        datapath.notices += [f"there is no interface {name}: it is watched once it comes" for name in watch.absent]
+        datapath.notices += [f"no interface is {name} yet: those that come are watched" for name in watch.waiting]
         try:
-            watch(datapath, settings, wanted)
+            watch.begin(datapath)
         except BaseException:
             if not datapath.adopted and datapath.predecessor is None and not datapath.attached()[1]:
                 datapath.unpin()  # `attach` has taken its programs off again
             raise
-        datapath.settings = settings
+        datapath.watch = watch
         return datapath
     except BaseException:
+        if watch is not None:
+            watch.close()
         for one in [datapath, *chain]:
             if one is not None:
                 one.close()
@@ -70,31 +73,31 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
         raise
 
 
-def _pinned(settings: DatapathSettings) -> list[BccDatapath]:
+def _pinned(settings: DatapathSettings) -> list[PinnedDatapath]:
     """The instance's datapath, if there is one, and its predecessors, each linked to the next."""
     out = []
     for directory in [settings.pins, *pins.old_paths(settings.pins)]:
         if directory.exists():
-            out.append(BccDatapath(Handle.open(directory), directory, settings.netns))
+            out.append(PinnedDatapath(Handle.open(directory), directory, settings.netns))
     for newer, older in pairwise(out):
         newer.predecessor = older
     return out
 
 
-def _program_ids(chain: list[BccDatapath]) -> list[int]:
+def _program_ids(chain: list[PinnedDatapath]) -> list[int]:
     return [libbpf.program_info(fd).id for one in chain for fd in one.handle.programs.values()]
 
 
 def _new(
     settings: DatapathSettings,
     layout: Layout,
-    chain: list[BccDatapath],
+    chain: list[PinnedDatapath],
     lock: pins.Lock,
     prepare: Callable[[Datapath], None] | None,
-) -> BccDatapath:
+) -> PinnedDatapath:
     loaded = load(layout)
     handle = Handle.create(loaded.maps, loaded.programs, layout)
-    datapath = BccDatapath(handle, settings.pins, settings.netns, lock)
+    datapath = PinnedDatapath(handle, settings.pins, settings.netns, lock)
     try:
         if chain:
             datapath.predecessor = chain[0]
@@ -113,15 +116,15 @@ def _new(
         pins.remove(pins.new_path(settings.pins))
         raise
     for old, directory in zip(chain, pins.old_paths(settings.pins), strict=True):
-        old._directory = directory
+        old.directory = directory
     return datapath
 
 
-def _mode_to_inherit(old: BccDatapath) -> Mode:
+def _mode_to_inherit(old: PinnedDatapath) -> Mode:
     """What nobody has confirmed does not outlive the datapath that would have taken it back."""
     return old.unconfirmed.from_mode if old.unconfirmed is not None else old.mode
 
 
-def _configure(datapath: BccDatapath, settings: DatapathSettings) -> None:
+def _configure(datapath: PinnedDatapath, settings: DatapathSettings) -> None:
     timeouts = TIMEOUTS | settings.timeouts
     datapath.handle.configure(sample=settings.sample, budget=settings.budget, timeouts=timeouts)

@@ -4,7 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from collector.kernel import pins
-from collector.kernel.datapath import BccDatapath
+from collector.kernel.datapath import PinnedDatapath
 from collector.kernel.handle import Handle
 
 
@@ -17,12 +17,12 @@ def remove_datapath(directory: Path) -> int | None:
         return None
     pins.require_privilege()
     lock = pins.Lock(directory)
-    chain: list[BccDatapath] = []
+    chain: list[PinnedDatapath] = []
     try:
         pins.settle(directory)
         for path in (directory, *pins.old_paths(directory)):
             if path.exists():
-                chain.append(BccDatapath(Handle.open(path), path))
+                chain.append(PinnedDatapath(Handle.open(path), path))
         for newer, older in pairwise(chain):
             newer.predecessor = older
         unread = 0

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel.interface import Connection, Events, SweepReport, Unconfirmed
+from collector.kernel.interface import Connection, Events, Interface, Look, SweepReport, Unconfirmed
+from collector.kernel.patterns import asked, is_pattern
 from schemas.codes import Counter, Decision, EventKind, Mode, Outcome, Reason, RuleId, word
 from schemas.messages import FlowSums
 from schemas.structs import KNOBS, RULE_COUNTER, dtype
@@ -98,6 +99,8 @@ class FakeKernel:
         self.epoch = self.previous = (0, Mode.MONITOR)
         self.confirm_until = self.last_revision = 0
         self.host = FakeHost()
+        self.links = {"veth0"}
+        self.links_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.applied: list[tuple[Compiled, int]] = []
         self.attached, self.pinned = True, True
         self.lock = threading.RLock()  # the collector sweeps in one thread while tests push in another
@@ -173,8 +176,14 @@ class FakeKernel:
         os.eventfd_write(self.event_fd, 1)
         return True
 
+    def set_links(self, *names: str) -> None:
+        """The interfaces there are from now on."""
+        self.links = set(names)
+        os.eventfd_write(self.links_fd, 1)
+
     def close(self) -> None:
         """Let the descriptors go; the test's end."""
+        os.close(self.links_fd)
         os.close(self.event_fd)
         os.close(self.host.fd)
 
@@ -196,14 +205,17 @@ class FakeDatapath:
         *,
         adopted: bool = False,
         predecessor: "FakeDatapath | None" = None,
-        interfaces: dict[str, str] | None = None,
+        interfaces: Sequence[Interface] = (Interface("veth0"),),
     ) -> None:
         self.kernel = kernel or FakeKernel()
         self.ring_id = self.kernel.ring_id
         self.stride = self.kernel.stride
         self.adopted = adopted
-        self.interfaces = interfaces if interfaces is not None else {"veth0": "native+egress"}
+        self.asked_for = interfaces
+        self.interfaces: dict[str, str] = {}
+        self.held_by: dict[str, str] = {}
         self.notices: Sequence[str] = ()
+        self._watch()
         self.predecessor = predecessor
         self.closed = False
         self._next = self.kernel.consumed
@@ -312,12 +324,30 @@ class FakeDatapath:
             len(rows), sum(_packets(r) for r in rows), sum(_bytes(r) for r in rows), due=len(self.kernel.due)
         )
 
-    def look_after(self) -> dict[str, str]:
-        return {}
+    def interface_changes(self) -> int:
+        return self.kernel.links_fd
+
+    def look_after(self) -> Look:
+        look, before = Look(), self.interfaces
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.kernel.links_fd)
+        if self.kernel.attached:
+            self._watch()
+            on = [{name for name, how in of.items() if how != "not watched"} for of in (before, self.interfaces)]
+            look.unwatched = {name: "gone" for name, how in self.interfaces.items() if how == "not watched"}
+            look.came, look.went = sorted(on[1] - on[0]), sorted(on[0] - on[1] - set(look.unwatched))
+        return look
+
+    def _watch(self) -> None:
+        hows = {"ingress": "native", "egress": "egress", "both": "native+egress"}
+        found = asked(self.asked_for, self.kernel.links)
+        named = [i.name for i in self.asked_for if not is_pattern(i.name)]
+        self.interfaces = dict.fromkeys(named, "not watched") | {n: hows[i.hooks] for n, i in found.items()}
+        self.held_by = dict.fromkeys(found, "link")
 
     def detach(self) -> None:
         self.kernel.attached = False
-        self.interfaces = {}
+        self.interfaces, self.held_by = {}, {}
 
     def end_all_flows(self) -> None:
         self._may_fail("end_all_flows")

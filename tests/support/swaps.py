@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from collector.kernel import DatapathSettings, Interface, open_datapath
-from collector.kernel.datapath import BccDatapath
+from collector.kernel.datapath import PinnedDatapath
 from policy.compile import Compiled, compile_policy
 from policy.parse import parse
 from schemas.codes import Decision, Mode, Reason, RuleId
@@ -56,7 +56,7 @@ class Swapped:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[tuple[BccDatapath, list[TrafficGen]]]:
+def watched() -> Iterator[tuple[PinnedDatapath, list[TrafficGen]]]:
     """A datapath on the ends of two veth pairs, and what sends from the others: two CPUs overrun one veth's queue."""
     with contextlib.ExitStack() as stack:
         pins, lab = stack.enter_context(instance()), stack.enter_context(Lab())
@@ -74,7 +74,7 @@ def number(compiled: Compiled, name: str) -> int:
     return RuleId.FIRST + [rule.name for rule in compiled.order].index(name)
 
 
-def swap(datapath: BccDatapath, sources: list[TrafficGen], swaps: int) -> Swapped:
+def swap(datapath: PinnedDatapath, sources: list[TrafficGen], swaps: int) -> Swapped:
     """Swap so often, detach, and assert that every frame was judged by one policy, whole."""
     odd, even = (compile_policy(parse(text)) for text in (ODD, EVEN))
     rule = {1: number(odd, "a-allow"), 0: number(even, "z-allow")}
