@@ -99,7 +99,8 @@ install_venv() {
     echo "$wanted" >"$VENV/.setup$extra"
 }
 
-# Only the tests need these: Node runs the JavaScript of the docs, and the sink works with two versions of DuckDB.
+# Only the tests need these: Node runs the JavaScript of the docs, Chromium shows the page, and the sink works with two
+# versions of DuckDB.
 install_test_tools() {
     if [ "$(cat $VENV/duckdb2/.setup 2>/dev/null)" != $DUCKDB2 ]; then
         say "installing DuckDB $DUCKDB2 beside the pinned one"
@@ -113,13 +114,21 @@ install_test_tools() {
     command -v node >/dev/null || missing+=(nodejs)
     command -v npm >/dev/null || missing+=(npm)
     command -v tcpdump >/dev/null || missing+=(tcpdump)
+    command -v chromium >/dev/null || missing+=(chromium)
     if [ ${#missing[@]} -gt 0 ]; then
         say "installing test tools: ${missing[*]}"
         apt_install "${missing[@]}" || fail "could not install ${missing[*]}" "see the apt error above"
     fi
+    if [ ! -x $VENV/prometheus/usr/bin/promtool ]; then # unpacked, not installed: a package would start a service
+        say "unpacking Debian's prometheus into $VENV/prometheus"
+        rm -rf $VENV/prometheus && mkdir $VENV/prometheus
+        (cd $VENV/prometheus && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } \
+            >/dev/null 2>&1 && dpkg -x prometheus_*.deb . && rm prometheus_*.deb) ||
+            fail "could not get Debian's prometheus" "see \`apt-get download prometheus\`"
+    fi
     local js=tests/integration/javascript
     if [ -f $js/package.json ] && [ ! $js/node_modules/.setup -nt $js/package.json ]; then
-        say "installing npm packages for the JavaScript example"
+        say "installing npm packages for the JavaScript example and the page's tests"
         (cd $js && npm install --silent --no-package-lock --no-audit --no-fund >/dev/null && touch node_modules/.setup) ||
             fail "npm could not install the packages of $js" "is the npm registry reachable?"
     fi

@@ -1,6 +1,7 @@
 """compose.yaml and the Dockerfile name only what exists: no engine runs them here, so every name is checked."""
 
 import asyncio
+import json
 import re
 import subprocess
 import tomllib
@@ -21,8 +22,10 @@ from ztlens.nats import MAX_PAYLOAD
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
+PROVISIONING = ROOT / "deploy/grafana/provisioning"
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 OURS = ("collector", "sink")
+MONITORING = ("prometheus", "grafana")
 
 
 def variables() -> set[str]:
@@ -32,7 +35,40 @@ def variables() -> set[str]:
 
 
 def test_services_are_nats_and_the_two_of_ours() -> None:
-    assert set(SERVICES) == {"nats", *OURS}
+    assert {name for name, service in SERVICES.items() if "profiles" not in service} == {"nats", *OURS}
+    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]} == {*MONITORING}
+
+
+def test_images_name_no_registry() -> None:
+    for name in ("nats", *MONITORING):
+        assert re.fullmatch(r"[a-z]+(/[a-z]+)?:v?[0-9][0-9a-z.-]*", SERVICES[name]["image"])
+
+
+def test_monitoring_is_on_loopback_and_reads_what_is_there() -> None:
+    prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yaml").read_text())
+    targets = {
+        job["job_name"]: target
+        for job in prometheus["scrape_configs"] for one in job["static_configs"] for target in one["targets"]
+    }  # fmt: skip
+    (published,) = SERVICES["sink"]["ports"]
+    host, _, inside = published.rpartition(":")
+    assert SERVICES["collector"]["network_mode"] == "host"
+    assert targets == {"ztlens-collector": SERVICES["collector"]["environment"]["ZTLENS_METRICS"], "ztlens-sink": host}
+    assert SERVICES["sink"]["environment"]["ZTLENS_METRICS"] == f"0.0.0.0:{inside}"
+    assert all((ROOT / "deploy/prometheus" / file).exists() for file in prometheus["rule_files"])
+    (source,) = yaml.safe_load((PROVISIONING / "datasources/prometheus.yaml").read_text())["datasources"]
+    flags = SERVICES["prometheus"]["command"]
+    assert f"--web.listen-address={source['url'].removeprefix('http://')}" in flags
+    assert source["url"].startswith("http://127.0.0.1:")
+    assert SERVICES["grafana"]["environment"]["GF_SERVER_HTTP_ADDR"] == "127.0.0.1"
+    mounted = dict(volume.split(":")[:2] for volume in SERVICES["grafana"]["volumes"])
+    (provider,) = yaml.safe_load((PROVISIONING / "dashboards/ztlens.yaml").read_text())["providers"]
+    assert mounted["./deploy/grafana/dashboards"] == provider["options"]["path"]
+    assert "--config.file=/etc/prometheus/prometheus.yaml" in flags
+    assert "./deploy/prometheus:/etc/prometheus:ro" in SERVICES["prometheus"]["volumes"]
+    for board in (ROOT / "deploy/grafana/dashboards").glob("*.json"):
+        for panel in json.loads(board.read_text())["panels"]:
+            assert panel["datasource"]["uid"] == source["uid"], panel["title"]
 
 
 @pytest.mark.parametrize("name", OURS)
