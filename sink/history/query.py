@@ -195,7 +195,8 @@ class Answer:
 
     def _give_up(self) -> None:
         self._late = True
-        self._cursor.interrupt()
+        with suppress(duckdb.Error):  # closed a moment ago
+            self._cursor.interrupt()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All rows; blocks while DuckDB works. Raises SinkError."""

@@ -26,8 +26,12 @@ ENDLESS = "SELECT sum(a.range * b.range) FROM range(100000000) a, range(10000000
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> SinkSettings:
-    return SinkSettings(tmp_path / "z.duckdb", "", tmp_path / "run", readers=2, query_timeout=1.0, answer_rows=150_000)
+def settings(tmp_path: Path, request: pytest.FixtureRequest) -> SinkSettings:
+    """Of a sink that gives up soon; its parameter: after how many seconds."""
+    timeout = getattr(request, "param", 1.0)
+    return SinkSettings(
+        tmp_path / "z.duckdb", "", tmp_path / "run", readers=2, query_timeout=timeout, answer_rows=150_000
+    )
 
 
 @pytest.fixture
@@ -175,6 +179,7 @@ async def test_an_answer_that_breaks_off_is_an_error(served: api.Api, settings: 
     assert served.counters["broken"] == 1
 
 
+@pytest.mark.parametrize("settings", [60.0], indirect=True)
 async def test_rows_of_an_answer_are_limited_unless_it_is_read_as_it_comes(
     served: api.Api, settings: SinkSettings
 ) -> None:
