@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Installs what is missing, test tools too, then checks and tests everything: the sink's own tests with DuckDB 2, too.
-# Arguments go to pytest, and then there is that one run alone.
+# Three workers share the files of tests: half of the tests wait. Arguments go to pytest, and then there is that one run
+# alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh --test
 ./scripts/check.sh
 if [ $# -eq 0 ]; then
-    PYTHONPATH=.venv/duckdb2 .venv/bin/python -m pytest tests/unit/sink
+    set -- --numprocesses 3 --dist loadfile
+    PYTHONPATH=.venv/duckdb2 .venv/bin/python -m pytest "$@" tests/unit/sink
 fi
 exec .venv/bin/python -m pytest "$@"
