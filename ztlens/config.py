@@ -112,10 +112,11 @@ def _amount(value: object) -> int:
 
 
 def split_interface(text: str) -> tuple[str, str]:
-    """`NAME[:ingress|egress|both]` → (name, hooks). Raises BadInput."""
+    """`NAME[:ingress|egress|both]` → (name or pattern of names, hooks). Raises BadInput."""
     name, _, hooks = text.partition(":")
     hooks = hooks or "both"
-    if not name or hooks not in HOOKS or len(name.encode()) > 15 or "/" in name:
+    too_long = len(name.encode()) > 15 and set(name).isdisjoint("*?[")  # a pattern may be longer than what it matches
+    if not name or hooks not in HOOKS or too_long or "/" in name:
         raise BadInput(f"{text!r} is not an interface", "write NAME, NAME:ingress, NAME:egress or NAME:both")
     return name, hooks
 
@@ -142,7 +143,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("nats", _text, "URL of a running NATS server; empty: `up` starts one", lambda s: "", secret=True),
     Setting("nats_server", _text, "the nats-server program; empty: PATH, then the Python package", lambda s: ""),
     Setting("nats_port", _port, "port of the bundled NATS on 127.0.0.1; 0: any free one", lambda s: 0),
-    Setting("interfaces", _interfaces, "what to watch: NAME[:ingress|egress|both]", lambda s: ()),
+    Setting("interfaces", _interfaces, "what to watch: NAME or pattern, [:ingress|egress|both]", lambda s: ()),
     Setting("netns", _text, "network namespace of the interfaces; empty: this one", lambda s: ""),
     Setting("policy", _path, "policy.yaml to start with", lambda s: None),
     Setting("metrics", _listen, "HOST:PORT where Prometheus may ask, of `up` the sink at the next port; empty: nowhere",

@@ -134,7 +134,7 @@ def _status_rows(state: dict[str, Any]) -> list[tuple[str, str]]:
     if collector is None:
         rows.append(("collector", "does not answer"))
     else:
-        watched = ", ".join(f"{name} ({how})" for name, how in collector.get("interfaces", {}).items()) or "nothing"
+        watched = _watched(collector)
         policy = (collector.get("policy") or {}).get("hash", "")
         tolerance = collector.get("outage_tolerance")
         rows += [
@@ -162,6 +162,15 @@ def _status_rows(state: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("nodes", ", ".join(nodes) or "none was heard of"))
         rows += [("notice", one_line(notice)) for notice in sink.get("notices", [])]
     return rows
+
+
+def _watched(collector: dict[str, Any]) -> str:
+    """`eth0 (native+egress, by link), …`."""
+    from collector.interfaces import few
+
+    by = {name: f", by {how}" for name, how in collector.get("held_by", {}).items()}
+    names = [f"{name} ({how}{by.get(name, '')})" for name, how in collector.get("interfaces", {}).items()]
+    return few(names) or "nothing yet"
 
 
 def _change_rows(collector: dict[str, Any]) -> list[tuple[str, str]]:
@@ -241,6 +250,7 @@ def _decides(settings: Settings) -> list[dict[str, Any]]:
     if collector is None:
         return [_policy_file(settings)] if settings["policy"] else []
     found = [_feature("mode", True, f"{collector['mode']}, revision {collector['revision']}")]
+    found.append(_feature("attached", True, _watched(collector)))
     for name, text in _change_rows(collector):
         found.append(_feature(name, name != "policy file", text, "correct the file: it is read again by itself"))
     if collector.get("tables"):

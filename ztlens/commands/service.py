@@ -20,7 +20,10 @@ WATCHING = {
     "interfaces": Annotated[
         list[str] | None,
         typer.Option(
-            "-i", "--interface", metavar="IFACE[:ingress|egress|both]", help="What to watch; repeat for more."
+            "-i",
+            "--interface",
+            metavar="IFACE[:ingress|egress|both]",
+            help="What to watch; repeat for more. A pattern in quotes ('veth*') takes in what comes later.",
         ),
     ],
     "policy": Annotated[str | None, typer.Option(metavar="FILE", help="policy.yaml to start with.")],
@@ -99,12 +102,13 @@ def up(
 
 def _started(running: "Up") -> list[str]:
     """What is on, and what to try next."""
+    from collector.interfaces import few
     from ztlens.lookup import collector_request
 
     settings = running.settings
     status: dict[str, Any] = collector_request(settings.run_dir, "status")
     interfaces = status.get("interfaces") or {}
-    watched = ", ".join(f"{name} ({how})" for name, how in interfaces.items()) or ", ".join(settings["interfaces"])
+    watched = few([f"{name} ({how})" for name, how in interfaces.items()]) or "nothing yet"
     known = status.get("policy") or {}
     has_policy = bool(status.get("policy_hash") or (isinstance(known, dict) and known.get("hash")))
     suffix = "" if settings.instance == "default" else f" --instance {settings.instance}"
