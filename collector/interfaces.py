@@ -11,7 +11,7 @@ from collector.kernel.interface import Datapath, Look
 log = logging.getLogger("ztlens.collector")
 
 LOOK_AFTER = 10.0  # seconds between two looks without word of a change: a program taken off is not told of
-FEW = 5  # names in a line of the log
+FEW = 8  # names in a line
 
 
 class Interfaces:
@@ -52,9 +52,9 @@ class Interfaces:
 
     def _tell(self, look: Look) -> None:
         if look.came:
-            log.info("watching %s", _few([f"{name} ({self._datapath.interfaces.get(name)})" for name in look.came]))
+            log.info("watching %s", few([f"{name} ({self._datapath.interfaces.get(name)})" for name in look.came]))
         if look.went:
-            log.info("not watching %s any more: gone", _few(look.went))
+            log.info("not watching %s any more: gone", few(look.went))
         before, self._unwatched = self._unwatched, look.unwatched
         for line in look.notices:
             self._notice(line)
@@ -63,6 +63,7 @@ class Interfaces:
                 self._notice(f"{name} is {why}; what passes it is not seen")
 
 
-def _few(names: list[str]) -> str:
+def few(names: list[str]) -> str:
+    """`a, b, c, d, e, f, g, h and 12 more`; "" if there are none."""
     rest = len(names) - FEW
     return ", ".join(names[:FEW]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,6 +1,6 @@
 """What this machine offers and lacks, each with the next step to take: for `ztlens doctor`.
 
-Nothing is loaded, mounted or changed, but for one ring buffer of a page that is made and closed.
+Nothing is mounted, attached or changed; what `probes` makes to try the kernel is closed at once.
 """
 
 import contextlib
@@ -10,14 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from collector.errors import KernelError
-from collector.kernel import libbpf
+from collector.kernel import libbpf, probes
+from collector.kernel.loader import choose
 from collector.kernel.pins import bpffs_mounted, missing_capabilities
 
 SETUP = "run scripts/setup.sh"
-_RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
 _CHILD_TIMEOUT = 30  # seconds
 _BCC = "import bcc; print(bcc.__version__); print(bcc.lib._name)"
 
@@ -35,15 +36,18 @@ class Feature:
 def probe() -> list[Feature]:
     """Every feature, in the order in which a start needs them. Never raises."""
     return [
-        _guard(check) for check in (_root, _kernel, _btf, _bpffs, _jit, _libbpf, _ringbuf, _membarrier, _headers, _bcc)
-    ]
+        *_guarded("root", _root), *_guarded("kernel", _kernel), *_guarded("bpffs", _bpffs), *_guarded("jit", _jit),
+        *_guarded("libbpf", _libbpf), *(f for name in probes.PROBES for f in _guarded(name, partial(_probed, name))),
+        *_guarded("membarrier", _membarrier), *_guarded("loader", _loader), *_guarded("headers", _headers),
+        *_guarded("bcc", _bcc),
+    ]  # fmt: skip
 
 
-def _guard(check: Callable[[], Feature]) -> Feature:
+def _guarded(name: str, check: Callable[[], Feature]) -> list[Feature]:
     try:
-        return check()
+        return [check()]
     except (KernelError, OSError) as error:
-        return Feature(check.__name__.strip("_"), False, str(error), getattr(error, "hint", "") or SETUP)
+        return [Feature(name, False, str(error), getattr(error, "hint", "") or SETUP)]
 
 
 def _root() -> Feature:
@@ -54,17 +58,17 @@ def _root() -> Feature:
 
 
 def _kernel() -> Feature:
-    release = os.uname().release
-    numbers = tuple(int(part) for part in release.replace("-", ".").split(".")[:2] if part.isdigit())
-    # bpf_ktime_get_coarse_ns: 5.11; live frames in tests: 5.18.
-    ok = numbers >= (5, 11)
-    return Feature("kernel", ok, release, "" if ok else "Linux 5.11 or later is needed")
+    """Which one it is; what it can do is tried."""
+    return Feature("kernel", True, os.uname().release)
 
 
-def _btf() -> Feature:
-    ok = Path("/sys/kernel/btf/vmlinux").exists()
-    detail = "/sys/kernel/btf/vmlinux" if ok else "absent: fine for BCC, which compiles against headers"
-    return Feature("btf", True, detail)
+def _probed(name: str) -> Feature:
+    probe = probes.PROBES[name]
+    if probes.has(name):
+        return Feature(name, True, probe.what)
+    if probe.without:
+        return Feature(name, True, f"no {probe.what}: {probe.without}")
+    return Feature(name, False, f"no {probe.what}", f"Linux {probe.since} has")
 
 
 def _bpffs() -> Feature:
@@ -93,20 +97,22 @@ def _libbpf() -> Feature:
     return Feature("libbpf", True, f"{name or 'libbpf.so.1'}, {cpus} possible CPUs")
 
 
-def _ringbuf() -> Feature:
-    try:
-        fd = libbpf.map_create("probe", _RINGBUF, 0, 0, entries=os.sysconf("SC_PAGESIZE"))
-    except KernelError as error:
-        hint = error.hint if os.geteuid() != 0 else "Linux 5.8 or later has ring buffers"
-        return Feature("ringbuf", False, str(error), hint)
-    os.close(fd)
-    return Feature("ringbuf", True, "a ring buffer can be made")
-
-
 def _membarrier() -> Feature:
     ok = libbpf.membarrier_supported()
     hint = "" if ok else "needs CONFIG_MEMBARRIER, and no nohz_full CPUs"
     return Feature("membarrier", ok, "MEMBARRIER_CMD_GLOBAL" if ok else "not supported", hint)
+
+
+def _loader() -> Feature:
+    choice = choose()
+    return Feature("loader", True, f"{choice.name}: {choice.why}")
+
+
+def _for_bcc(name: str, lacking: str, hint: str) -> Feature:
+    """Only compiling needs it: no fault where the object is there."""
+    if choose().name != "bcc":
+        return Feature(name, True, f"{lacking}; needed by --loader bcc alone")
+    return Feature(name, False, lacking, hint)
 
 
 def _headers() -> Feature:
@@ -118,7 +124,7 @@ def _headers() -> Feature:
             return Feature("headers", True, str((modules / name).resolve()))
     if Path("/sys/kernel/kheaders.tar.xz").exists():
         return Feature("headers", True, "/sys/kernel/kheaders.tar.xz")
-    return Feature("headers", False, f"none at {modules}/build", SETUP + ", which links the distribution's")
+    return _for_bcc("headers", f"none at {modules}/build", SETUP + ", which links the distribution's")
 
 
 def _bcc() -> Feature:
@@ -131,4 +137,4 @@ def _bcc() -> Feature:
             if done.returncode == 0:
                 version, _, library = done.stdout.strip().partition("\n")
                 return Feature("bcc", True, f"{version} ({library or 'libbcc'} brings clang), with {python}")
-    return Feature("bcc", False, "the Python module bcc cannot be imported", SETUP + " (Debian's python3-bpfcc)")
+    return _for_bcc("bcc", "the Python module bcc cannot be imported", SETUP + " (Debian's python3-bpfcc)")

@@ -114,6 +114,7 @@ class Watch:
         self._missing(datapath, noted, look)
         datapath.interfaces |= dict.fromkeys(look.unwatched, NOT_WATCHED)
         on = [{name for name, how in of.items() if how != NOT_WATCHED} for of in (before, datapath.interfaces)]
+        look.notices += [f"{name} was made anew, and is watched again" for name in self._names() if name in on[1] - on[0]]
         look.came, look.went = sorted(on[1] - on[0]), sorted(on[0] - on[1] - set(look.unwatched))
         return look
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from collector.errors import KernelError
-from collector.kernel import features, libbpf, loader_bcc, maps
+from collector.kernel import features, libbpf, loader_bcc, maps, probes
 from collector.kernel.layout import PROGRAMS, Layout, new_layout
 from collector.kernel.loader_bcc import explain, load
 from collector.kernel.private import MAX_PACKET, private_datapath
@@ -90,7 +90,7 @@ def test_without_privilege_nothing_is_tried(tmp_path: Path) -> None:
 def test_this_machine_has_every_feature() -> None:
     found = features.probe()
     assert [f.name for f in found] == [
-        "root", "kernel", "btf", "bpffs", "jit", "libbpf", "ringbuf", "membarrier", "headers", "bcc",
+        "root", "kernel", "bpffs", "jit", "libbpf", *probes.PROBES, "membarrier", "loader", "headers", "bcc",
     ]  # fmt: skip
     assert [f for f in found if not f.ok or f.hint] == []
 
