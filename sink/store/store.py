@@ -8,13 +8,14 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from schemas.envelope import Envelope
 from schemas.errors import EnvelopeError
@@ -90,6 +91,8 @@ class Store:
         self._lock = threading.Lock()
         self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
         self.counters = Counters()
+        self.listener: Callable[[pa.Table], None] | None = None
+        """Hears, in the writer's thread, the verdicts of each commit: rows of store.verdicts."""
         self.state: State = load(connection)
 
     @classmethod
@@ -137,6 +140,9 @@ class Store:
             raise
         work.adopt()
         self._count(commit, work)
+        listener = self.listener
+        if listener is not None and work.rows is not None:
+            listener(work.rows)
         return work.stored
 
     def _count(self, commit: Commit, work: "_Work") -> None:
@@ -324,7 +330,8 @@ class _Work:
                     self._shrink_gaps(connection, ring, first, past)
         if not parts:
             return
-        connection.register("new_rows", rows.table(parts))
+        self.rows = rows.table(parts)
+        connection.register("new_rows", self.rows)
         # From a CTE: the plan is then a plain append. Straight from Arrow it is DuckDB's parallel batch insert, which
         # needs a third more CPU for the same rows and splits them into more pieces.
         connection.execute("INSERT INTO store.verdicts WITH n AS MATERIALIZED (SELECT * FROM new_rows) SELECT * FROM n")

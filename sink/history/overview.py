@@ -1,0 +1,81 @@
+"""What a first look wants, in one answer that is there fast."""
+
+from typing import Any
+
+from schemas import http
+from schemas.codes import Decision
+from sink.errors import QueryError
+from sink.history import asked as asking
+from sink.history import policies
+from sink.history.ledger import rfc3339
+from sink.history.pairs import MINUTE, within
+from sink.history.reading import Reading
+from sink.history.said import KINDS, SPLIT, SUMS, said, split
+from sink.store.database import now_ns
+
+SECONDS = 60
+"""Of the rates."""
+_SECOND = 1_000_000_000
+_LAST = "strftime(max(last_seen), '%Y-%m-%dT%H:%M:%S.%nZ') AS last_seen"
+
+
+def overview(reading: Reading, asked: http.OverviewAsked) -> dict[str, Any]:
+    """http.Overview but for `lag` and `notices`, which the sink knows. Raises InputError, SinkError."""
+    now = now_ns()
+    since = asking.moment(asked.since)
+    if since is not None and since >= now:
+        raise QueryError("since lies in the future", "name a moment before now")
+    bounds = (None if since is None else max(0, since) // MINUTE * MINUTE, None)  # whole minutes need no events
+    rows = said(reading, http.Filtered(), bounds)
+    reading.keep(
+        "recently",
+        f"""SELECT src_identity, dst_identity, dport, proto, rule, decision, outcome, kind, {SUMS},
+            max(last_seen) AS last_seen FROM {rows} GROUP BY ALL""",
+    )
+    (totals,) = reading.records(f"SELECT {SPLIT} FROM recently")
+    denied = reading.records(
+        f"""SELECT src_identity, dst_identity, dport, proto, rule, outcome, {SUMS}, {_LAST} FROM recently
+        WHERE decision = 'deny' GROUP BY ALL ORDER BY sum(flows) DESC, sum(packets) DESC, ALL LIMIT {asked.top}"""
+    )
+    rules = reading.records(
+        f"""SELECT rule, decision, {SUMS}, {_LAST} FROM recently GROUP BY ALL
+        ORDER BY sum(flows) DESC, sum(packets) DESC, ALL LIMIT {asked.top}"""
+    )
+    nodes = _nodes(reading)
+    return {
+        "time": rfc3339(now), "rates": _rates(reading, now), "totals": split(totals), "top_denied": denied,
+        "top_rules": rules, "nodes": nodes, "balanced": all(node["balanced"] for node in nodes),
+    }  # fmt: skip
+
+
+def _rates(reading: Reading, now: int) -> dict[str, Any]:
+    """Verdicts in each of the last whole seconds."""
+    past = now // _SECOND * _SECOND
+    first = past - SECONDS * _SECOND
+    found = reading.rows(
+        f"""SELECT (epoch_ns(time) - {first}) // {_SECOND} AS second,
+            CASE WHEN decision <> {int(Decision.DENY)} THEN 0 WHEN outcome = 2 THEN 1 ELSE 2 END AS kind, count(*)
+        FROM store.verdicts WHERE {within(first, past)} GROUP BY ALL"""
+    )
+    out: dict[str, Any] = {"times": [rfc3339(first + i * _SECOND) for i in range(SECONDS)]}
+    out |= {kind: [0] * SECONDS for kind in KINDS}
+    for second, kind, count in found:
+        out[KINDS[kind]][second] = count
+    return out
+
+
+def _nodes(reading: Reading) -> list[dict[str, Any]]:
+    """http.NodeHealth of each node, by its newest ring."""
+    pending = {one["running"]["node"]: one["pending"] is not None for one in policies.running(reading)}
+    found = reading.records(
+        """SELECT n.node, n.ring, n.state, n.mode, n.revision,
+            (SELECT arg_max(x.flows_live, x.time) FROM store.loss AS x
+                WHERE x.ring = r.id AND x.flows_live IS NOT NULL) AS flows_live,
+            coalesce(l.lost, 0)::BIGINT AS samples_lost, coalesce(l.held_back, 0)::BIGINT AS held_back,
+            coalesce(l.gap_events, 0)::BIGINT AS gaps, l.in_flight::BIGINT AS in_flight, l.balanced,
+            strftime(n.last, '%Y-%m-%dT%H:%M:%S.%nZ') AS last
+        FROM nodes AS n JOIN store.rings AS r ON r.node = n.node AND r.ring = n.ring
+            LEFT JOIN ledger AS l ON l.node = n.node AND l.ring = n.ring
+        QUALIFY row_number() OVER (PARTITION BY n.node ORDER BY r.id DESC) = 1 ORDER BY n.node"""
+    )
+    return [row | {"pending": pending.get(row["node"], False)} for row in found]
