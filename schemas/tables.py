@@ -94,7 +94,15 @@ _VERSION_2 = (
         first_seen TIMESTAMP_NS, sport USMALLINT, {_columns(PAIR_KEYS)}, {_columns(PAIR_SUMS[1:])}, ended BOOLEAN)""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1, _VERSION_2)
+_VERSION_3 = (
+    # Of a deletion of verdicts: the position behind the last of them. Of one before it was recorded: where roll-ups
+    # ended, for nothing behind that was deleted.
+    "ALTER TABLE store.retention ADD COLUMN past UBIGINT",
+    """UPDATE store.retention SET past = (SELECT max(r.past) FROM store.rolled AS r WHERE r.ring = retention.ring)
+        WHERE cause IN ('age', 'size')""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 """MIGRATIONS[i] takes a database of version i to version i + 1."""
 
 VERSION = len(MIGRATIONS)

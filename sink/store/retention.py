@@ -13,8 +13,10 @@ import duckdb
 
 from sink.history.pairs import HOUR
 from sink.settings import SinkSettings
+from sink.store import rollup
 from sink.store.database import now_ns
 from sink.store.rollup import folded, rolled_below
+from sink.store.state import load_deleted
 from sink.store.store import Store
 
 log = logging.getLogger("ztlens.sink")
@@ -108,6 +110,7 @@ def apply(store: Store, settings: SinkSettings, archive: Archive | None = None) 
         _delete(store, "pairs_1h", before, "hours", _held(store, archive, "pairs_1h", before))
     if settings.keep_bytes:
         deleted += _delete_verdicts(store, _oversize(store, settings.keep_bytes), "size", archive)
+    rollup.forget(store, now - int(settings.keep_age * 1e9) if settings.keep_age > 0 else 0)
     if deleted:
         with contextlib.suppress(duckdb.Error):  # a reader on an old snapshot: the next checkpoint frees the blocks
             store.connection.execute("CHECKPOINT")
@@ -142,16 +145,23 @@ def _delete_verdicts(store: Store, before: int, cause: str, archive: Archive | N
     if not rolled:
         return 0
     held = _held(store, archive, "verdicts", before)
-    return _delete(store, "verdicts", before, cause, f"({' OR '.join(rolled)}) AND ({held})")
+    stride = "(SELECT r.stride FROM store.rings AS r WHERE r.id = verdicts.ring)"
+    past = f"max(position + {stride})"
+    count = _delete(store, "verdicts", before, cause, f"({' OR '.join(rolled)}) AND ({held})", past)
+    if count:
+        load_deleted(store.connection, store.state.rings.values())
+    return count
 
 
-def _delete(store: Store, table: str, before: int, cause: str, which: str) -> int:
+def _delete(  # noqa: PLR0917 – what is deleted, and what is said of it
+    store: Store, table: str, before: int, cause: str, which: str, past: str = "NULL"
+) -> int:
     """Delete `which` rows older than `before` (ns since 1970), with a row per ring in store.retention that says so."""
     where = f"time < make_timestamp_ns({max(0, before)}) AND ({which})"
     with store.transaction("housekeeping") as connection:
         connection.execute(
-            "INSERT INTO store.retention SELECT make_timestamp_ns($now), $cause, ring, count(*), min(time), max(time)"
-            f" FROM store.{table} WHERE {where} GROUP BY ring",
+            "INSERT INTO store.retention SELECT make_timestamp_ns($now), $cause, ring, count(*), min(time), max(time),"
+            f" {past} FROM store.{table} WHERE {where} GROUP BY ring",
             {"now": now_ns(), "cause": cause},
         )
         row = connection.execute(f"DELETE FROM store.{table} WHERE {where}").fetchone()

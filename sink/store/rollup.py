@@ -6,12 +6,15 @@ leaves all of it or nothing, and each event counts once. Minutes are folded into
 later still is added to both.
 
 A conversation that several nodes see is counted once: it belongs to the node whose record of it was rolled up first,
-the flows of the others are `duplicate`, until it is over there and goes on elsewhere. Untracked events name no
-conversation and are never duplicates.
+the flows of the others are `duplicate`, until it is over there, or the node is gone, and it goes on elsewhere. A node
+that comes back owns what nobody took over. Untracked events name no conversation and are never duplicates.
 """
+
+from collections.abc import Iterable
 
 import duckdb
 
+from schemas.codes import EventKind
 from sink.history.increments import BASE, EVENT, increments
 from sink.history.pairs import ALIKE, FOR_EVER, HOUR, KEYS, MINUTE, TOTALS, added, judged, summed, uncounted, within
 from sink.store.database import now_ns
@@ -30,22 +33,30 @@ SKEW = 10_000_000_000
 REMEMBERED = 600_000_000_000
 """ns, in the history's own time, that an ended flow is remembered for where there are several nodes."""
 
+GIVEN_UP = 60.0
+"""Seconds for which a ring is not heard of, while another is, before it owns nothing any more."""
+
+_END = int(EventKind.END)
+
 # Flows of `last_events` that another node owns: the same ends (of TCP, UDP and SCTP either way round, for who came
 # later may have taken them the other way) at the same time. Of one that is a duplicate since long: its owner was still
 # there when it was last heard of before. An `end` adds what its owner may have told already: it stays what it was.
+# Of one that owned it itself: somebody else has told of it since then, so its ring had been given up.
 _ENDS = (("src_hi", "dst_hi"), ("src_lo", "dst_lo"), ("sport", "dport"))
 _EITHER_WAY = (
     " AND ".join(f"o.{a} = l.{a} AND o.{b} = l.{b}" for a, b in _ENDS),
     " AND ".join(f"o.{a} = l.{b} AND o.{b} = l.{a}" for a, b in _ENDS) + " AND l.proto IN (6, 17, 132)",
 )
-_OPEN = "(l.duplicate IS NULL OR l.duplicate AND NOT l.ended)"
+_OPEN = "NOT coalesce(l.duplicate AND l.ended, false)"
+_OVER = "(o.ended OR o.ring IN (SELECT unnest($gone)))"
 _OWNED = " UNION ALL ".join(
     f"""SELECT l.flow_id FROM last_events AS l JOIN store.open_flows AS o
             ON o.family = l.family AND o.proto = l.proto AND {ends}
         WHERE {_OPEN} AND NOT o.duplicate AND o.ring IN (SELECT unnest($others))
         AND epoch_ns(o.first_seen) - {SKEW} <= epoch_ns(l.time)
-        AND (epoch_ns(o.time) + {SKEW} >= epoch_ns(coalesce(l.before, l.first_seen))
-            OR NOT (o.ended OR o.ring IN (SELECT unnest($closed))))"""
+        AND CASE WHEN l.duplicate IS DISTINCT FROM false
+            THEN epoch_ns(o.time) + {SKEW} >= epoch_ns(coalesce(l.before, l.first_seen)) OR NOT {_OVER}
+            ELSE o.time > l.before AND NOT {_OVER} END"""
     for ends in _EITHER_WAY
 )
 
@@ -75,6 +86,8 @@ def step(store: Store, events: int = STEP_EVENTS) -> int:
     """
     for _, ring, first, end in (behind := sorted(_behind(store), key=lambda one: one[0]))[:1]:
         past = min(end, first + events * ring.stride)
+        if any(other.node != ring.node for other in store.state.rings.values()):
+            past = _soon(store, ring, first, past)
         elsewhere = min((time for time, other, *_ in behind if other.node != ring.node), default=FOR_EVER)
         with store.transaction("roll-up"):
             _roll(store, ring, (first, past), elsewhere)
@@ -94,6 +107,20 @@ def _behind(store: Store) -> list[tuple[int, Ring, int, int]]:
             ).fetchone()
             found.append((int(row[0]) if row else 0, ring, first, end))
     return found
+
+
+def _soon(store: Store, ring: Ring, first: int, past: int) -> int:
+    """Where what is told within a minute ends in [first, past): whose conversation it is, is asked once a step.
+
+    By events that tell of the moment they were made at: an `end` has the time of its flow's last packet.
+    """
+    told = f"FROM store.verdicts WHERE ring = $ring AND position >= $first AND position < $past AND event <> {_END}"
+    row = store.connection.execute(
+        f"""SELECT min(position) {told}
+            AND epoch_ns(time) >= {MINUTE} + (SELECT epoch_ns(arg_min(time, position)) {told})""",
+        {"ring": ring.id, "first": first, "past": past},
+    ).fetchone()
+    return past if row is None or row[0] is None else int(row[0])
 
 
 def fold(store: Store, now: int | None = None) -> bool:
@@ -121,6 +148,33 @@ def fold(store: Store, now: int | None = None) -> bool:
             connection.execute(f"INSERT INTO store.pairs_1h {summed(some, HOUR, hour, past)} {ALIKE}")
         connection.execute("INSERT INTO store.folded VALUES (make_timestamp_ns(?))", [past])
     return True
+
+
+def forget(store: Store, before: int) -> int:
+    """Delete what is remembered of flows of rings that are over; how many. Raises StoreError.
+
+    Of a closed ring when all of it is rolled up (nothing of it can come any more) and other nodes are past it. Of one
+    that ended without a word, for its node has a newer one, when nothing was heard of it since `before` (ns since
+    1970): should it come back even then, its open flows count anew.
+    """
+    rings = store.state.rings.values()
+    newest = _newest(rings)
+    closed = [ring.id for ring in rings if ring.closed and not ring.holes() and not waiting(ring)]
+    replaced = [ring.id for ring in rings if ring.id != newest[ring.node]]
+    past = min([now_ns(), *(time for time, *_ in _behind(store))]) - REMEMBERED
+    with store.transaction("housekeeping") as connection:
+        row = connection.execute(
+            """DELETE FROM store.open_flows WHERE epoch_ns(time) < $past AND (ring IN (SELECT unnest($closed))
+                OR epoch_ns(time) < $before AND ring IN (SELECT unnest($replaced)) AND ring NOT IN (
+                    SELECT ring FROM store.loss WHERE time >= make_timestamp_ns($before)))""",
+            {"past": past, "before": max(0, before), "closed": closed, "replaced": replaced},
+        ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _newest(rings: Iterable[Ring]) -> dict[str, int]:
+    """Of each node its newest ring. A reboot ends a ring without a word; the flows it held never end."""
+    return {ring.node: ring.id for ring in sorted(rings, key=lambda ring: ring.id)}
 
 
 def folded(connection: duckdb.DuckDBPyConnection) -> int:
@@ -159,9 +213,9 @@ def _note(store: Store, ring: Ring, span: dict[str, int], elsewhere: int) -> Non
     connection = store.connection
     rings = store.state.rings.values()
     others = [one.id for one in rings if one.node != ring.node]
-    # A reboot ends a ring without a word; the flows it held never end.
-    newest = {one.node: one.id for one in sorted(rings, key=lambda one: one.id)}
-    closed = [one.id for one in rings if one.closed or one.id != newest[one.node]]
+    newest = _newest(rings)
+    silent = ring.heard - GIVEN_UP
+    gone = [one.id for one in rings if one.closed or one.id != newest[one.node] or one.heard < silent]
     verdict = ", ".join(f"v.{name}" for name in KEYS[:-1])
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE last_events AS
@@ -175,7 +229,7 @@ def _note(store: Store, ring: Ring, span: dict[str, int], elsewhere: int) -> Non
     )
     connection.execute(
         f"UPDATE last_events AS l SET duplicate = {f'flow_id IN ({_OWNED})' if others else 'false'} WHERE {_OPEN}",
-        {"others": others, "closed": closed} if others else {},
+        {"others": others, "gone": gone} if others else {},
     )
     where = f"ring = {span['ring']} AND position >= {span['first']} AND position < {span['past']}"
     verdicts = judged(ring.id, where)

@@ -1,6 +1,7 @@
 """What the store holds, mirrored in memory: the sink is the only writer, so this is read once, at opening."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import duckdb
@@ -22,6 +23,7 @@ class Ring:
     closed: bool = False  # `acknowledged` is its end
     named: set[int] = field(default_factory=set)  # revisions whose rules and identities are stored
     rolled: RangeSet = field(default_factory=RangeSet)
+    deleted: int = 0  # verdicts were deleted below this position
     heard: float = field(
         default_factory=time.monotonic, compare=False
     )  # when its last loss record came, first: when it was opened
@@ -60,6 +62,14 @@ class State:
     range_rows: int = 0  # rows of store.ranges, store.rolled and store.watermarks: when to merge them
 
 
+def load_deleted(connection: duckdb.DuckDBPyConnection, rings: Iterable[Ring]) -> None:
+    """Set `deleted` of each of the rings."""
+    found = connection.execute("SELECT ring, max(past) FROM store.retention WHERE past IS NOT NULL GROUP BY ring")
+    deleted = dict(found.fetchall())
+    for ring in rings:
+        ring.deleted = deleted.get(ring.id, 0)
+
+
 def load(connection: duckdb.DuckDBPyConnection) -> State:
     """Read the state from the tables."""
     state = State()
@@ -80,6 +90,7 @@ def load(connection: duckdb.DuckDBPyConnection) -> State:
         by_id[number].acknowledged = consumed
     for number, past in connection.execute("SELECT ring, past FROM store.policy WHERE kind = 'closed'").fetchall():
         by_id[number].acknowledged, by_id[number].closed = max(by_id[number].acknowledged, past), True
+    load_deleted(connection, by_id.values())
     for number, revision in connection.execute(
         "SELECT ring, revision FROM store.rules UNION SELECT ring, revision FROM store.identities"
     ).fetchall():

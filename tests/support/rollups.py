@@ -8,13 +8,25 @@ from typing import Any
 import numpy as np
 
 from schemas.codes import EventKind
+from schemas.verdict import STRIDE
 from sink.settings import SinkSettings
-from sink.store import Store, retention, rollup
+from sink.store import Commit, Store, prepare, retention, rollup
+from tests.support import batches
 from tests.support.batches import CLOCK
 
 MINUTE, HOUR = 60 * 10**9, 3600 * 10**9
 VERDICT = ("src_identity", "dst_identity", "revision", "rule", "decision", "outcome", "reason")
 TOTALS = ("packets_original", "bytes_original", "packets_reply", "bytes_reply")
+
+
+def append(store: Store, rows: np.ndarray, first: int = 0, **who: Any) -> None:
+    """Store `rows`, the first at index `first` of the ring of `who` (node, ring)."""
+    store.append(Commit(batches=[prepare(batches.batch(rows, first * STRIDE, **who))]))
+
+
+def flow(*events: dict[str, Any], **same: Any) -> np.ndarray:
+    """Rows of one flow, unless `events` say otherwise."""
+    return np.concatenate([batches.verdict(**{**same, **event}) for event in events])
 
 
 def roll_up(store: Store, events: int = rollup.STEP_EVENTS) -> int:

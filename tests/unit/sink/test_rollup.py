@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,21 +10,14 @@ from hypothesis import strategies as st
 
 from schemas.codes import Decision, EventKind, RuleId
 from schemas.verdict import STRIDE
+from sink.client import History
 from sink.errors import StoreError
-from sink.store import Commit, Store, memory_store, prepare, rollup
+from sink.store import Store, memory_store, retention, rollup
 from tests.support import batches
-from tests.support.rollups import HOUR, fold, keep, naive, roll_up, stored, without_nothing
+from tests.support.rollups import HOUR, append, flow, fold, keep, naive, roll_up, stored, without_nothing
 
 Open = Callable[..., Store]
 TRAFFIC = batches.traffic(3000, seconds=600.0).rows
-
-
-def append(store: Store, rows: np.ndarray, first: int = 0, **who: str) -> None:
-    store.append(Commit(batches=[prepare(batches.batch(rows, first * STRIDE, **who))]))
-
-
-def flow(*events: dict[str, Any], **same: Any) -> np.ndarray:
-    return np.concatenate([batches.verdict(**{**same, **event}) for event in events])
 
 
 @pytest.mark.parametrize("events", [1, 6, 1000])
@@ -114,6 +106,42 @@ def test_what_fills_a_gap_later_counts_once(memory: Store) -> None:
     assert list(memory.state.rings["n1", "r1"].rolled) == [(0, len(TRAFFIC) * STRIDE)]
 
 
+def test_what_fills_a_gap_when_verdicts_behind_it_are_deleted_is_refused(
+    on_disk: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The totals of flows that went on are summed up, and which these were nobody knows any more."""
+    one, two = (100, 120), (2000, 2020)
+    store = on_disk()
+    for first, past in ((0, 100), (120, 2000), (2020, 3000)):
+        append(store, TRAFFIC[first:past], first)
+    ring = store.state.rings["n1", "r1"]
+    store.declare_gaps([(ring, first * STRIDE, past * STRIDE, "a test") for first, past in (one, two)])
+    roll_up(store)
+    monkeypatch.setattr(retention, "now_ns", lambda: batches.CLOCK + int(TRAFFIC["time"][1000]) + 10**9)
+    assert keep(store, keep_age=1.0) == 980
+    before = stored(store, "store.pairs_1m")
+    store.close()
+
+    store = on_disk()
+    for _ in range(2):  # and again when it comes again
+        append(store, TRAFFIC[90:130], 90)  # the edges are there already
+        assert roll_up(store) == 0
+        assert stored(store, "store.pairs_1m") == before
+    dropped = store.counters.verdicts.dropped
+    assert (dropped["late"], dropped["duplicate"]) == (40, 40)
+    append(store, TRAFFIC[slice(*two)], two[0])
+    assert roll_up(store) == 20
+    told = np.concatenate([TRAFFIC[:100], TRAFFIC[120:]])
+    last = {int(row["flow_id"]): int(row["packets_original"]) for row in told}
+    found = store.connection.execute("SELECT sum(flows), sum(packets_original) FROM store.pairs_1m").fetchone()
+    assert found == (len(last), sum(last.values()))
+    gaps = store.connection.execute("SELECT first, past, cause FROM store.gaps").fetchall()
+    assert gaps == [(100 * STRIDE, 120 * STRIDE, "came after verdicts behind it had been deleted")]
+    (line,) = History.on_store(store).ledger()["rings"]
+    assert [(gap["first"], gap["count"]) for gap in line["events"]["gaps"]] == [(100, 20)]
+    store.close()
+
+
 @pytest.mark.parametrize("part", [rollup.FOLD_ROWS, 100])
 def test_hours_are_the_sums_of_their_minutes(memory: Store, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
     monkeypatch.setattr(rollup, "FOLD_ROWS", part)
@@ -182,122 +210,6 @@ def test_minutes_go_when_they_are_folded_and_hours_stay(memory: Store) -> None:
     assert told == [("minutes", len(naive(TRAFFIC)))]
     keep(memory, keep_minutes=1.0, keep_hours=1.0)
     assert stored(memory, "store.pairs_1h") == {}
-
-
-FIVE = {"sport": 40000, "dport": 443, "proto": 6, "src": bytes(12) + bytes([10, 0, 0, 1]),
-        "dst": bytes(12) + bytes([10, 0, 0, 2])}  # fmt: skip
-ENDS = {"src": FIVE["dst"], "dst": FIVE["src"], "sport": FIVE["dport"], "dport": FIVE["sport"]}
-
-
-def conversation(shift: int = 0, **fields: Any) -> np.ndarray:
-    """`new` and `end` of a flow of 5 packets, a second apart, `shift` ns later."""
-    return flow(
-        {"event": EventKind.NEW, "time": batches.START + shift},
-        {"event": EventKind.END, "time": batches.START + shift + 10**9, "packets_original": 5},
-        **(FIVE | fields),
-    )
-
-
-def counted(store: Store) -> list[tuple]:
-    return store.connection.execute(
-        """SELECT r.node, p.duplicate, sum(p.flows), sum(p.packets_original) FROM store.pairs_1m AS p
-            JOIN store.rings AS r ON r.id = p.ring GROUP BY ALL ORDER BY ALL"""
-    ).fetchall()
-
-
-@pytest.mark.parametrize("changed", [{}, {"flow_id": 77}, ENDS])
-def test_a_conversation_two_nodes_see_is_counted_once(memory: Store, changed: dict[str, Any]) -> None:
-    append(memory, conversation(), node="n1", ring="r1")
-    append(memory, conversation(2_000_000, **changed), node="n2", ring="r2")
-    roll_up(memory)
-    assert counted(memory) == [("n1", False, 1, 5), ("n2", True, 1, 5)]
-
-
-@pytest.mark.parametrize(
-    ("who", "changed", "shift"),
-    [
-        ("n2", {"sport": 40001}, 0),
-        ("n2", {"proto": 17}, 0),
-        ("n2", {}, 60 * 10**9),  # the same ends later: another conversation
-        ("n1", {}, 0),  # another ring of the node: a packet is judged once a node
-    ],
-)
-def test_others_are_counted_each(memory: Store, who: str, changed: dict[str, Any], shift: int) -> None:
-    append(memory, conversation(), node="n1", ring="r1")
-    append(memory, conversation(shift, **changed), node=who, ring="r2")
-    roll_up(memory)
-    assert [row[1:] for row in counted(memory)] in ([(False, 1, 5), (False, 1, 5)], [(False, 2, 10)])
-
-
-def test_icmp_ends_are_not_swapped(memory: Store) -> None:
-    append(memory, conversation(proto=1), node="n1", ring="r1")
-    append(memory, conversation(proto=1, **ENDS), node="n2", ring="r2")
-    roll_up(memory)
-    assert [row[1] for row in counted(memory)] == [False, False]
-
-
-def test_a_duplicate_stays_one_for_its_life_whatever_comes_in_which_step(memory: Store) -> None:
-    one, two = conversation(), conversation(1_000_000)
-    append(memory, one[:1], node="n1", ring="r1")
-    append(memory, two[:1], node="n2", ring="r2")
-    roll_up(memory)
-    append(memory, two[1:], 1, node="n2", ring="r2")
-    roll_up(memory)
-    append(memory, one[1:], 1, node="n1", ring="r1")
-    roll_up(memory)
-    assert counted(memory) == [("n1", False, 1, 5), ("n2", True, 1, 5)]
-
-
-def test_an_ended_owner_is_remembered_and_then_forgotten(memory: Store) -> None:
-    append(memory, conversation(), node="n1", ring="r1")
-    append(memory, batches.verdict(flow_id=3), node="n2", ring="r2")
-    roll_up(memory)
-    append(memory, conversation(), 1, node="n2", ring="r2")
-    roll_up(memory)
-    assert counted(memory) == [("n1", False, 1, 5), ("n2", False, 1, 1), ("n2", True, 1, 5)]
-    append(memory, conversation(2 * rollup.REMEMBERED), 2, node="n1", ring="r1")
-    roll_up(memory)
-    left = memory.connection.execute("SELECT ring, flow_id, ended FROM store.open_flows ORDER BY ALL").fetchall()
-    assert left == [(1, 1, True), (2, 1, True), (2, 3, False)]
-
-
-@pytest.mark.parametrize("events", [2, 4, 1000])
-def test_a_sink_that_was_away_for_long_counts_once_too(memory: Store, events: int) -> None:
-    for node in ("n1", "n2"):
-        for number in range(6):
-            rows = conversation(number * 2 * rollup.REMEMBERED, flow_id=number + 1, sport=40000 + number)
-            append(memory, rows, 2 * number, node=node, ring="r")
-    roll_up(memory, events)
-    assert counted(memory) == [("n1", False, 6, 30), ("n2", True, 6, 30)]
-
-
-@pytest.mark.parametrize("last", ["end", "closed", "nothing"])
-def test_what_goes_on_when_its_owner_is_gone_is_counted(memory: Store, last: str) -> None:
-    """Its flow ends, or its node is taken down; what the other tells next may be of the time before, then not."""
-    told = [(0, 1, 1), (10, 2, 5), (15, 4, 5)]  # s, event, packets so far
-    went_on = [(60, 2, 9), (120, 2, 20), (180, 4, 21)]
-    for node, events in (("n1", told[:2]), ("n2", told[:2]), ("n1", told[2:] if last == "end" else []),
-                         *(("n2", [event]) for event in went_on)):  # fmt: skip
-        for at, event, packets in events:
-            held = memory.state.rings[node, "r"].held.total() // STRIDE if (node, "r") in memory.state.rings else 0
-            row = batches.verdict(**FIVE, event=event, packets_original=packets, time=batches.START + at * 10**9)
-            append(memory, row, held, node=node, ring="r")
-        if node == "n1" and last == "closed" and not events:
-            memory.append(Commit(records=[batches.policy_record("closed", ring="r", end=2 * STRIDE)]))
-        roll_up(memory)
-    gone = [("n1", False, 1, 5), ("n2", False, 0, 12), ("n2", True, 1, 9)]
-    assert counted(memory) == (gone if last != "nothing" else [("n1", False, 1, 5), ("n2", True, 1, 21)])
-
-
-@pytest.mark.parametrize(("again", "owner"), [(False, "n1"), (True, "n2")])
-def test_a_flow_that_a_reboot_cut_off_owns_nothing_later(memory: Store, again: bool, owner: str) -> None:
-    append(memory, conversation()[:1], node="n1", ring="r1")
-    roll_up(memory)
-    if again:
-        append(memory, batches.verdict(sport=1), node="n1", ring="r2")
-    append(memory, conversation(60 * 10**9), node="n2", ring="r1")
-    roll_up(memory)
-    assert ("n2", owner == "n1", 1, 5) in counted(memory)
 
 
 @settings(max_examples=12, deadline=None)
