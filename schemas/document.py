@@ -1,11 +1,12 @@
-"""Writes `docs/schema.md` from the descriptions; `schemas.render` calls it."""
+"""Writes `docs/schema.md` and the tables of `docs/metrics.md` from the descriptions; `schemas.render` calls it."""
 
+import re
 from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 
 import msgspec
 
-from schemas import codes, messages, structs, subjects
+from schemas import codes, messages, metrics, structs, subjects
 from schemas.streams import STREAMS
 from schemas.verdict import FIELDS, SIZE, STRIDE, VERDICT_EVENT
 
@@ -117,3 +118,17 @@ def schema_md() -> str:
                 [(f"`{k.name}`", f"{k.default:,}", k.unit, k.meaning) for k in structs.KNOBS]),
     ]  # fmt: skip
     return "\n".join(out)
+
+
+def metrics_md(text: str) -> str:
+    """`text` with the table of each endpoint's metrics between its marks."""
+
+    def filled(match: re.Match[str]) -> str:
+        rows = [
+            (f"`{one.name}`", one.kind, " ".join(f"`{label}`" for label in one.labels), one.meaning, one.most)
+            for one in metrics.of(match[1])
+        ]
+        table = _table(("metric", "kind", "labels", "what", "series"), rows)
+        return "\n".join((f"<!-- metrics: {match[1]} -->", *table, "<!-- /metrics -->"))
+
+    return re.sub(r"<!-- metrics: (\w+) -->\n.*?<!-- /metrics -->", filled, text, flags=re.DOTALL)

@@ -1,11 +1,14 @@
-"""Writes bpf/types.h, bpf/maps.h and docs/schema.md from the descriptions: `python -m schemas.render [--check]`."""
+"""Writes bpf/types.h, bpf/maps.h, docs/schema.md and the tables of docs/metrics.md: `python -m schemas.render`.
+
+With --check it only says which are not current.
+"""
 
 import sys
 from enum import IntEnum, IntFlag
 from pathlib import Path
 
 from schemas import codes, structs
-from schemas.document import schema_md
+from schemas.document import metrics_md, schema_md
 from schemas.maps import MAPS
 from schemas.structs import Struct, dtype
 from schemas.verdict import STRIDE, VERDICT_EVENT
@@ -14,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TYPES_H = ROOT / "bpf" / "types.h"
 MAPS_H = ROOT / "bpf" / "maps.h"
 SCHEMA_MD = ROOT / "docs" / "schema.md"
+METRICS_MD = ROOT / "docs" / "metrics.md"
 ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("DECISION", codes.Decision), ("OUTCOME", codes.Outcome), ("MODE", codes.Mode), ("EVENT", codes.EventKind),
     ("DIRECTION", codes.Direction), ("REASON", codes.Reason), ("FLAG", codes.Flag), ("RULE", codes.RuleId),
@@ -93,6 +97,7 @@ def maps_h() -> str:
 def main() -> int:
     """Write the files; with --check only say which are not current (exit status 1)."""
     files = {TYPES_H: types_h(), MAPS_H: maps_h(), SCHEMA_MD: schema_md()}
+    files[METRICS_MD] = metrics_md(METRICS_MD.read_text())
     if "--check" not in sys.argv:
         for path, text in files.items():
             path.write_text(text)

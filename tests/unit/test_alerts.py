@@ -1,0 +1,104 @@
+"""Each alert, provoked and not, by promtool; dashboards and alerts ask only for what is told."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from schemas.metrics import BY_NAME
+from tests.support.prometheus import ALERTS, alerts, panels, promtool
+
+
+class Case(NamedTuple):
+    """A series (`values` a minute each, in promtool's notation), and whether it fires after so many `minutes`."""
+
+    alert: str
+    series: str
+    values: str
+    minutes: int
+    fires: bool
+
+
+LOST = 'ztlens_lost_events_total{stage="ring",reason="lost"}'
+CASES = (
+    Case("ZtlensEventsLost", LOST, "0 0 7 7", 3, True),
+    Case("ZtlensEventsLost", LOST, "9x10", 9, False),
+    Case("ZtlensEventsLost", LOST, "9 9 0x10", 9, False),  # the collector was restarted
+    Case("ZtlensEventsLost", 'ztlens_lost_events_total{stage="live",reason="capped"}', "0+9x5", 5, False),
+    Case("ZtlensNewDeniedPair", 'ztlens_denied_pairs_total{node="n1"}', "0 0 1 1", 3, True),
+    Case("ZtlensNewDeniedPair", 'ztlens_denied_pairs_total{node="n1"}', "0 1 1x20", 20, False),
+    Case("ZtlensLedgerOutOfBalance", 'ztlens_ledger_balanced{node="n1"}', "1 0x6", 6, True),
+    Case("ZtlensLedgerOutOfBalance", 'ztlens_ledger_balanced{node="n1"}', "0 0 0 1 0 0 0", 6, False),
+    Case("ZtlensNodeSilent", 'ztlens_node_silent{node="n1"}', "0 1 1", 2, True),
+    Case("ZtlensNodeSilent", 'ztlens_node_silent{node="n1"}', "0 1 0", 2, False),
+    Case("ZtlensStreamNearLimit", 'ztlens_stream_lag_ratio{stream="VERDICTS"}', "0.81 0.82", 1, True),
+    Case("ZtlensStreamNearLimit", 'ztlens_stream_lag_ratio{stream="VERDICTS"}', "0.8 0.8", 1, False),
+    Case("ZtlensRingHalfFull", "ztlens_ring_fill_ratio", "0.51 0.51", 1, True),
+    Case("ZtlensRingHalfFull", "ztlens_ring_fill_ratio", "0.51 0.5", 1, False),
+    Case("ZtlensRuleNeverHit", 'ztlens_rule_idle_seconds{node="n1",rule="r"}', "2592060+60x61", 61, True),
+    Case("ZtlensRuleNeverHit", 'ztlens_rule_idle_seconds{node="n1",rule="r"}', "2592060+60x30 0+60x31", 61, False),
+    Case("ZtlensPolicyFileBroken", "ztlens_policy_file_broken", "0 1 1", 2, True),
+    Case("ZtlensPolicyFileBroken", "ztlens_policy_file_broken", "1 0 1", 2, False),
+    Case("ZtlensInterfaceNotWatched", 'ztlens_interface_watched{interface="eth0"}', "1 0 0", 2, True),
+    Case("ZtlensInterfaceNotWatched", 'ztlens_interface_watched{interface="eth0"}', "1 1 1", 2, False),
+    Case("ZtlensNatsAway", "ztlens_nats_connected", "1 0 0", 2, True),
+    Case("ZtlensNatsAway", "ztlens_nats_connected", "0 1 0", 2, False),
+    Case("ZtlensTargetDown", 'up{job="ztlens-sink",instance="h:1"}', "1 0 0", 2, True),
+    Case("ZtlensTargetDown", 'up{job="other",instance="h:1"}', "1 0 0", 2, False),
+)
+
+
+def test_every_alert_is_tried_both_ways() -> None:
+    for fires in (True, False):
+        assert {case.alert for case in CASES if case.fires == fires} == set(alerts())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}-{case.fires}-{case.values}")
+def test_an_alert(case: Case, tmp_path: Path) -> None:
+    asked = f'count(ALERTS{{alertname="{case.alert}", alertstate="firing"}})'
+    document = {
+        "rule_files": [str(ALERTS)],
+        "evaluation_interval": "1m",
+        "tests": [{
+            "interval": "1m",
+            "input_series": [{"series": case.series, "values": case.values}],
+            "promql_expr_test": [{
+                "expr": asked, "eval_time": f"{case.minutes}m",
+                "exp_samples": [{"labels": "{}", "value": 1}] if case.fires else [],
+            }],
+        }],
+    }  # fmt: skip
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump(document))
+    done = promtool("test", "rules", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_takes_the_files() -> None:
+    for done in (
+        promtool("check", "rules", str(ALERTS)),
+        promtool("check", "config", str(ALERTS.parent / "prometheus.yaml")),
+    ):
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_everything_asked_for_is_in_the_catalogue() -> None:
+    for where, query in (*panels(), *alerts().items()):
+        names = set(re.findall(r"\bztlens_\w+", query))
+        assert {re.sub(r"_bucket$", "", name) for name in names} <= set(BY_NAME), where
+
+
+def test_the_documents_tell_of_every_alert() -> None:
+    text = (ALERTS.parents[2] / "docs/metrics.md").read_text()
+    assert set(re.findall(r"^\| `(Ztlens\w+)` \|", text, re.M)) == set(alerts())
+
+
+def test_names_follow_the_conventions() -> None:
+    for metric in BY_NAME.values():
+        assert metric.name.startswith("ztlens_")
+        assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
+        assert not metric.name.endswith(("_count", "_sum", "_bucket")), metric.name
+        assert bool(metric.buckets) == (metric.kind == "histogram"), metric.name
+        assert sorted(metric.buckets) == list(metric.buckets), metric.name
