@@ -40,6 +40,8 @@ Progress = Callable[[int], None]
 Handler = Callable[[Request], Awaitable[Response]]
 _CHECKED = 64
 """Policies whose rules that never decide are remembered."""
+SMALL = 16 << 10
+"""Characters of policies that are looked at in a thread: starting a process would take most of the time."""
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -132,20 +134,23 @@ class Api:
     async def _never_of(self, digest: str, text: str) -> dict[str, str]:
         """Rules of a policy that can never decide, and why."""
         if digest not in self._never:
-            self._never[digest] = await self._apart(policies.never, text) if text else {}
+            self._never[digest] = await self._policed(policies.never, text) if text else {}
             while len(self._never) > _CHECKED:
                 self._never.popitem(last=False)
         return self._never.get(digest, {})
 
-    async def _apart(self, work: Callable[..., Any], *args: Any) -> Any:
+    async def _policed(self, work: Callable[..., Any], *texts: str, **how: bool) -> Any:
+        """What the policy engine says of texts. Raises PolicyError, SinkError."""
+        if sum(map(len, texts)) <= SMALL:
+            return await self._readers.run(functools.partial(work, *texts, **how))
         timeout = self._settings.query_timeout
-        return await self._readers.run(lambda: apart(timeout, lambda _: None, work, *args))
+        return await self._readers.run(lambda: apart(timeout, lambda _: None, work, *texts, **how))
 
     async def _check(self, request: Request, endpoint: Endpoint, asked: None) -> Response:
         question = asking.decoded(
             await asking.raw(request, asking.POLICY_MAX), http.CheckAsked, "not a draft", 'send {"text": …}'
         )
-        return _json(await self._apart(policies.checked, question.text))
+        return _json(await self._policed(policies.checked, question.text))
 
     async def _diff(self, request: Request, endpoint: Endpoint, asked: None) -> Response:
         question = asking.decoded(
@@ -153,7 +158,7 @@ class Api:
             'send {"before": {"node": …}, "after": {"text": …}}',
         )  # fmt: skip
         texts = await self._readers.read(request, lambda reading: policies.texts(reading, question))
-        return _json(await self._apart(policies.difference, *texts, question.rules))
+        return _json(await self._policed(policies.difference, *texts, rules=question.rules))
 
     async def _audit(self, request: Request, endpoint: Endpoint, asked: None) -> Response:
         def work(body: bytes, progress: Progress) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sink.errors import AbsentError
 from sink.history import asked as asking
 from sink.history import spans
 from sink.history.asked import Bounds
+from sink.history.ledger import rfc3339
 from sink.history.pairs import uncounted
 from sink.history.policies import revision
 from sink.history.reading import Reading
@@ -121,7 +122,7 @@ def _told(reading: Reading, places: list[tuple[int, int]]) -> list[dict[str, Any
     events = {
         (ring, flow): (first, count)
         for ring, flow, first, count in reading.rows(
-            """SELECT ring, flow_id, strftime(min(time), '%Y-%m-%dT%H:%M:%S.%nZ'), count(*) FROM store.verdicts
+            """SELECT ring, flow_id, epoch_ns(min(time)), count(*) FROM store.verdicts
             SEMI JOIN page USING (ring, flow_id) GROUP BY ring, flow_id"""
         )
     }
@@ -131,7 +132,12 @@ def _told(reading: Reading, places: list[tuple[int, int]]) -> list[dict[str, Any
     for row in dicts(found.drop(["src_addr", "dst_addr"])):
         first, count = events[row["number"], row["flow_id"]]
         flow = {"flow": flow_id(row["number"], row["flow_id"])} | {name: row[name] for name in FLOW if name in row}
-        flow |= {"first_seen": first, "last_seen": row["time"], "ended": row["event"] == "end", "events": count}
+        flow |= {
+            "first_seen": rfc3339(first),
+            "last_seen": row["time"],
+            "ended": row["event"] == "end",
+            "events": count,
+        }
         by_place[row["number"], row["position"]] = flow
     return [by_place[place] for place in places]
 

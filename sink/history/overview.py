@@ -16,7 +16,7 @@ from sink.store.database import now_ns
 SECONDS = 60
 """Of the rates."""
 _SECOND = 1_000_000_000
-_LAST = "strftime(max(last_seen), '%Y-%m-%dT%H:%M:%S.%nZ') AS last_seen"
+_LAST = "max(last_seen) AS last_seen"
 
 
 def overview(reading: Reading, asked: http.OverviewAsked) -> dict[str, Any]:
@@ -35,11 +35,12 @@ def overview(reading: Reading, asked: http.OverviewAsked) -> dict[str, Any]:
     (totals,) = reading.records(f"SELECT {SPLIT} FROM recently")
     denied = reading.records(
         f"""SELECT src_identity, dst_identity, dport, proto, rule, outcome, {SUMS}, {_LAST} FROM recently
-        WHERE decision = 'deny' GROUP BY ALL ORDER BY sum(flows) DESC, sum(packets) DESC, ALL LIMIT {asked.top}"""
+        WHERE decision = 'deny' GROUP BY ALL
+        ORDER BY flows DESC, packets DESC, src_identity, dst_identity, dport, proto, rule LIMIT {asked.top}"""
     )
     rules = reading.records(
         f"""SELECT rule, decision, {SUMS}, {_LAST} FROM recently GROUP BY ALL
-        ORDER BY sum(flows) DESC, sum(packets) DESC, ALL LIMIT {asked.top}"""
+        ORDER BY flows DESC, packets DESC, rule, decision LIMIT {asked.top}"""
     )
     nodes = _nodes(reading)
     return {
@@ -73,7 +74,7 @@ def _nodes(reading: Reading) -> list[dict[str, Any]]:
                 WHERE x.ring = r.id AND x.flows_live IS NOT NULL) AS flows_live,
             coalesce(l.lost, 0)::BIGINT AS samples_lost, coalesce(l.held_back, 0)::BIGINT AS held_back,
             coalesce(l.gap_events, 0)::BIGINT AS gaps, l.in_flight::BIGINT AS in_flight, l.balanced,
-            strftime(n.last, '%Y-%m-%dT%H:%M:%S.%nZ') AS last
+            n.last
         FROM nodes AS n JOIN store.rings AS r ON r.node = n.node AND r.ring = n.ring
             LEFT JOIN ledger AS l ON l.node = n.node AND l.ring = n.ring
         QUALIFY row_number() OVER (PARTITION BY n.node ORDER BY r.id DESC) = 1 ORDER BY n.node"""

@@ -19,14 +19,13 @@ from sink.history.revisions import IN_FORCE
 NEVER = ("shadowed", "never_matches")
 """Warnings that say a rule cannot decide."""
 _KINDS = ", ".join(f"'{kind}'" for kind in IN_FORCE)
-_MOMENT = "strftime({}, '%Y-%m-%dT%H:%M:%S.%nZ')"
-_REVISIONS = f"""SELECT r.node, r.ring, p.ring AS number, p.revision, min(p.time) AS at,
+_REVISIONS = f"""SELECT r.node, r.ring, p.ring AS number, p.revision, min(p.time) AS begun,
         arg_min(p."default", p.time) AS "default", arg_min(p.hash, p.time) AS hash, arg_min(p.who, p.time) AS who,
         arg_max(p.state, p.time) AS state, arg_max(p.mode, p.time) AS mode, arg_min(p.yaml, p.time) AS text
     FROM store.policy AS p JOIN store.rings AS r ON r.id = p.ring
     WHERE p.kind IN ({_KINDS}) GROUP BY r.node, r.ring, p.ring, p.revision"""
 """A row a revision of a ring, from when it came into force first."""
-_COLUMNS = f"""node, ring, revision, {_MOMENT.format("at")} AS time, "default", hash, who, state, mode"""
+_COLUMNS = """node, ring, revision, begun AS time, "default", hash, who, state, mode"""
 _TEXT = "CASE WHEN text = '' AND hash <> '' THEN NULL ELSE text END AS text"
 
 
@@ -74,14 +73,14 @@ def _node(reading: Reading, name: str) -> str:
 def revisions(reading: Reading, asked: http.RevisionsAsked) -> dict[str, Any]:
     """A page, newest first. Raises SinkError."""
     after = asking.place(asked, Key)
-    beyond = f"(epoch_ns(at), number, revision) < ({', '.join(map(str, after[1]))})" if after else "true"
+    beyond = f"(epoch_ns(begun), number, revision) < ({', '.join(map(str, after[1]))})" if after else "true"
     found = reading.records(
-        f"""SELECT {_COLUMNS}, NULL::VARCHAR AS text, epoch_ns(at) AS at_ns, number FROM ({_REVISIONS})
+        f"""SELECT {_COLUMNS}, NULL::VARCHAR AS text, epoch_ns(begun) AS begun_ns, number FROM ({_REVISIONS})
         WHERE (node = $node OR $node = '') AND {beyond}
-        ORDER BY at DESC, number DESC, revision DESC LIMIT {asked.limit + 1}""",
+        ORDER BY begun DESC, number DESC, revision DESC LIMIT {asked.limit + 1}""",
         {"node": asked.node},
     )
-    places = [(row.pop("at_ns"), row.pop("number"), row["revision"]) for row in found]
+    places = [(row.pop("begun_ns"), row.pop("number"), row["revision"]) for row in found]
     following = None
     if len(found) > asked.limit:
         following = asking.cursor(asked, (None, None), places[asked.limit - 1])
@@ -95,7 +94,7 @@ def running(reading: Reading, node: str = "") -> list[dict[str, Any]]:
     """What runs on each node (or on one) by what was recorded last: a Revision, its `number` of the ring, `pending`."""
     newest = reading.records(
         f"""SELECT r.node, r.ring, p.ring AS number, p.revision, p.mode, p.state, p.kind, p.who, p.from_revision,
-            p.from_mode, {_MOMENT.format("p.time")} AS changed
+            p.from_mode, p.time AS changed
         FROM store.policy AS p JOIN store.rings AS r ON r.id = p.ring
         WHERE p.kind IN ({_KINDS}) AND (r.node = $node OR $node = '')
         QUALIFY row_number() OVER (PARTITION BY r.node ORDER BY p.ring DESC, p.time DESC, p.revision DESC) = 1
@@ -157,7 +156,7 @@ def _hits(reading: Reading, bounds: asking.Bounds) -> dict[str, dict[str, dict[s
     found = reading.records(
         f"""SELECT r.node, {name} AS name, CASE WHEN n.name IS NULL THEN h.rule END AS reserved,
             sum(h.flows)::UBIGINT AS flows, sum(h.packets)::UBIGINT AS packets, sum(h.bytes)::UBIGINT AS bytes,
-            {_MOMENT.format("max(h.last_hit)")} AS last_hit
+            max(h.last_hit) AS last_hit
         FROM (SELECT ring, revision, rule, sum(flows) AS flows, sum(packets_original + packets_reply) AS packets,
                 sum(bytes_original + bytes_reply) AS bytes, max(last_seen) AS last_hit FROM {relation}
                 GROUP BY ring, revision, rule) AS h
@@ -229,7 +228,7 @@ def _text(reading: Reading, side: http.Side) -> str:
     return str(found["text"])
 
 
-def difference(before: str, after: str, rules: bool) -> dict[str, Any]:
+def difference(before: str, after: str, *, rules: bool) -> dict[str, Any]:
     """http.Diff of two texts, empty: no policy. Raises PolicyError."""
     one, other = (
         compile_text(text, name) if text else compile_policy(None)
