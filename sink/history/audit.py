@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from policy.model import Policy
 from policy.parse import parse
-from schemas.codes import Decision, Flag, Outcome, Reason, word
-from schemas.present import proto_text
+from schemas.codes import Decision, Flag, Outcome, Reason
 from sink.errors import QueryError
 from sink.history import spans
-from sink.history.changes import COUNTS, Change, Changes, Key, Sums
+from sink.history.changes import COUNTS, Change, Changes, Sums, added
+from sink.history.entries import entries
 from sink.history.judges import NOT_POLICYS, Judge
 from sink.history.ledger import rfc3339
 from sink.history.query import Answer, explained
@@ -206,44 +206,18 @@ def _judge(rows: Rows, scope: Scope, scopes: Scopes, changes: Changes) -> None:
 
 
 def _document(question: Question, scopes: Scopes, changes: Changes) -> Document:
-    merged: dict[tuple[Any, ...], Sums] = {}
-    for key, sums in changes.entries():  # of several nodes and revisions, where they say the same
-        merged.setdefault(_told(key, scopes), Sums()).add(sums)
+    found = changes.columns()
     total = Sums()
-    for sums in (changes.unchanged, *merged.values()):
+    for sums in (changes.unchanged, *([added(found)] if found else [])):
         total.add(sums)
-    lists: dict[str, list[Document]] = {"newly_denied": [], "newly_allowed": [], "uncertain": []}
-    biggest_first = sorted(merged.items(), key=lambda item: (-item[1].packets, -item[1].flows, *map(str, item[0])))
-    for (change, *told), sums in biggest_first:
-        entry = dict(zip(_TOLD, told, strict=True))
-        pair = {name: entry.pop(name) for name in _PAIR}
-        name = word(change)
-        cause = {} if name in lists else {"cause": name}
-        entry = pair | _counted(sums) | {"lower_bound": sums.lower_bound} | entry | cause
-        lists["uncertain" if cause else name].append(entry)
     against = question.against
     return {
         "flows": total.flows, "packets": total.packets, "bytes": total.bytes, "unchanged": _counted(changes.unchanged),
-        **lists, "crossing": total.crossing, "first_seen": rfc3339(total.first_seen),
+        **entries(found, scopes), "crossing": total.crossing, "first_seen": rfc3339(total.first_seen),
         "last_seen": rfc3339(total.last_seen), "since": rfc3339(question.since), "until": rfc3339(question.until),
         "node": question.node, "candidate": {"file": question.candidate.file, "hash": scopes.candidate.hash},
         "against": against.file if isinstance(against, Text) else against, "identities": question.identities,
     }  # fmt: skip
-
-
-_PAIR = ("src_identity", "dst_identity", "proto", "dport", "rule_before", "rule_after")
-_TOLD = (*_PAIR, "decision_before", "decision_after", "report_only_after")
-
-
-def _told(key: Key, scopes: Scopes) -> tuple[Any, ...]:
-    """What becomes of it, then the columns _TOLD."""
-    candidate = scopes.candidate
-    decisions = (word(Decision.DENY if denied else Decision.ALLOW) for denied in (key.denied_before, key.denied_after))
-    return (
-        key.change, *(scopes.identity_name(key.names, number) for number in (key.src_identity, key.dst_identity)),
-        proto_text(key.proto), key.dport, scopes.rule_name(key.names, key.rule_before),
-        candidate.rule_name(key.rule_after), *decisions, candidate.report_only(key.rule_after),
-    )  # fmt: skip
 
 
 def _counted(sums: Sums) -> Document:
