@@ -74,12 +74,23 @@ def _port(value: object) -> int:
     return number
 
 
-def _listen(value: object) -> str:
+def _listen(value: object, lowest: int = 1) -> str:
     text = _text(value)
     host, colon, port = text.rpartition(":")
-    if text and not (colon and host.strip("[]") and port.isdecimal() and 0 < int(port) < 65536):
+    if text and not (colon and host.strip("[]") and port.isdecimal() and lowest <= int(port) < 65536):
         raise ValueError("write HOST:PORT, as 127.0.0.1:9975 or [::1]:9975")
     return text
+
+
+def _web(value: object) -> str:
+    return "off" if value == "off" else _listen(value, lowest=0)
+
+
+def _names(value: object) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError("a list of names")
+    return tuple(_text(part).strip() for part in parts if _text(part).strip())
 
 
 def _mode(value: object) -> str:
@@ -149,6 +160,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("metrics", _listen, "HOST:PORT where Prometheus may ask, of `up` the sink at the next port; empty: nowhere",
             lambda s: ""),
     Setting("mode", _mode, "monitor or enforce; unset: as the datapath was, first monitor", lambda s: ""),
+    Setting("web", _web, "HOST:PORT where the page listens, port 0: any free one; or off", lambda s: "127.0.0.1:7420"),
+    Setting("web_names", _names, "by what names else browsers reach the page; needed off loopback", lambda s: ()),
     Setting("pins", _path, "where the kernel side is pinned", lambda s: PINS / s["instance"]),
     Setting("knobs", _table, "sizes of the kernel side, by name of docs/schema.md", lambda s: {}),
     Setting("timeouts", _table, "seconds until a silent flow is over, by class", lambda s: {}),

@@ -16,7 +16,7 @@ BAD_INPUT = 2
 MISSING = 3
 INTERRUPTED = 130
 
-_ROOMS = {"policy": BAD_INPUT, "schemas": BAD_INPUT, "collector": MISSING, "sink": MISSING}
+_ROOMS = {"policy": BAD_INPUT, "schemas": BAD_INPUT, "collector": MISSING, "sink": MISSING, "web": MISSING}
 _HINTS = {"policy": "docs/policy.md says what may stand there"}
 """For errors that say all there is to say."""
 _FILE_ERRNOS = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EEXIST}

@@ -65,3 +65,17 @@ def sink_ledger(run_dir: Path) -> dict[str, Any]:
     from sink.client import History
 
     return History.over_socket(run_dir / "sink.sock").ledger()
+
+
+def web_link(run_dir: Path) -> str:
+    """The link that opens the page. Raises Missing when none answers."""
+    import socket
+    from urllib.parse import urlsplit
+
+    try:
+        link = (run_dir / "web.url").read_text(encoding="utf-8")
+        parts = urlsplit(link)
+        socket.create_connection((parts.hostname or "", parts.port or 0), 2.0).close()
+    except OSError as error:
+        raise Missing("no page answers", "start it with `ztlens up` or `ztlens web`") from error
+    return link

@@ -17,10 +17,11 @@ from ztlens.command import Config, Database, Debug, Instance, Nats, RunDir, Stat
 from ztlens.errors import INTERRUPTED, explain
 
 ROOMS = {
-    "service": ("up", "down", "collector", "sink"),
+    "service": ("up", "down", "collector", "sink", "web"),
     "observe": ("observe",),
     "replay": ("replay",),
     "audit": ("audit",),
+    "top": ("top",),
     "history": ("sql", "violations", "flows", "ledger"),
     "export": ("export", "evidence"),
     "rules": ("policy", "mode"),

@@ -1,4 +1,4 @@
-"""Everything on this host: NATS, the sink and the collector as children of one process, `ztlens up`.
+"""Everything on this host: NATS, the sink, the collector and the page as children of one process, `ztlens up`.
 
 They are started one after the other, each awaited; one that dies is restarted with back-off. The end is in order, so
 that nothing is lost: the collector detaches, ends every flow, drains the ring and closes the record; the sink stores
@@ -10,19 +10,20 @@ import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 from ztlens import nats, show
 from ztlens.checks import before_start
 from ztlens.config import Settings
 from ztlens.down import clean_up, lost, pinned
-from ztlens.errors import BadInput, Missing, one_line
-from ztlens.lookup import collector_request, sink_ledger, sink_status
+from ztlens.errors import BadInput, CliError, Missing, one_line
+from ztlens.lookup import collector_request, sink_ledger, sink_status, web_link
 from ztlens.nats_store import StoreWatch
 from ztlens.parts import Part, clean_environment, ztlens_command
 from ztlens.running import Lock
 
-PATIENCE = {"nats": 20.0, "sink": 30.0, "collector": 120.0}
+PATIENCE = {"nats": 20.0, "sink": 30.0, "collector": 120.0, "web": 60.0}
 """Seconds until a part must work; BCC compiles for some 10 s on a small machine."""
 DRAIN = 60.0
 """Seconds for the collector to drain."""
@@ -97,6 +98,7 @@ class Up:
                 await self._unless_stopped(self._begin_watching(watch))
             await self._unless_stopped(part.start(PATIENCE[name]))
         self._ours = True
+        await self._start_page(file)
         self._lock.publish({
             "nats": self.url, "state": str(self.settings.state), "since": time.time(), "node": self.settings.node,
             "parts": {name: part.pid for name, part in self.parts.items()},
@@ -104,6 +106,19 @@ class Up:
         self._keepers = [asyncio.ensure_future(part.keep(PATIENCE[name])) for name, part in self.parts.items()]
         if "nats" in self.parts:
             self._keepers.append(asyncio.ensure_future(self._store.keep(self.parts["nats"], self._report)))
+
+    async def _start_page(self, file: Path) -> None:
+        """A page that cannot be had is told, and stops nothing."""
+        if self.settings["web"] in ("off", ""):
+            return
+        self._add("web", ztlens_command("web", "--config", str(file)), self._web_answers)
+        try:
+            await self._unless_stopped(self.parts["web"].start(PATIENCE["web"]))
+        except CliError as error:
+            if self.stopping.is_set():
+                raise
+            del self.parts["web"]
+            self._report(f"no page: {one_line(str(error))} ({one_line(error.hint)})")
 
     async def _begin_watching(self, watch: Watch) -> None:
         ready = asyncio.Event()
@@ -149,13 +164,18 @@ class Up:
     async def _collector_answers(self) -> None:
         await asyncio.to_thread(collector_request, self.settings.run_dir, "status")
 
+    async def _web_answers(self) -> None:
+        await asyncio.to_thread(web_link, self.settings.run_dir)
+
     async def stop(self) -> None:
         """The end, in order. Idempotent; what does not answer is passed over, and said."""
         for task in self._keepers:
             task.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         self._keepers = []
-        collector, sink, server = (self.parts.get(name) for name in ("collector", "sink", "nats"))
+        collector, sink, server, page = (self.parts.get(name) for name in ("collector", "sink", "nats", "web"))
+        if page is not None:
+            await page.stop(5.0)
         if collector is not None:
             await self._stop_collector(collector)
         if sink is not None and sink.alive:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from schemas import times
-from ztlens import show
+from ztlens import config, show
 from ztlens.command import installation
 from ztlens.config import Settings
 from ztlens.errors import NO, BadInput
@@ -21,9 +21,11 @@ def add(app: typer.Typer) -> None:
 
 def demo(
     settings: Settings,
+    *,
     duration: Annotated[str, typer.Option(metavar="TIME", help="How long the traffic lasts.")] = "30s",
     keep: Annotated[bool, typer.Option("--keep", help="Leave the history for `ztlens sql`.")] = False,
     enforce: Annotated[bool, typer.Option("--enforce", help="Drop what policy.yaml denies.")] = False,
+    web: Annotated[str, typer.Option(metavar="HOST:PORT|off", help="Where the page listens.")] = "127.0.0.1:0",
     output: Annotated[str, typer.Option("-o", "--output", help="text or json.")] = "text",
 ) -> None:
     """A small network with real traffic and one intruder: watch it, then see what was seen. Leaves nothing behind.
@@ -40,7 +42,8 @@ def demo(
         if settings.origins.get(name) == option:
             raise BadInput(f"{option} is not for the demo", "it is an installation of its own; leave it out")
     state = settings.state if settings.origins.get("state") == "--state" else None
-    outcome = asyncio.run(run(Options(times.duration(duration), keep, enforce, output == "text", state)))
+    options = Options(times.duration(duration), keep, enforce, output == "text", state, config.parsed("web", web))
+    outcome = asyncio.run(run(options))
     if output == "json":
         show.document(outcome.summary)
     else:

@@ -1,4 +1,4 @@
-"""`up`, `down`, `collector`, `sink`: what runs."""
+"""`up`, `down`, `collector`, `sink`, `web`: what runs."""
 
 import logging
 import sys
@@ -42,14 +42,22 @@ KEEPING = {
     ],
 }
 """Options of what keeps history."""
+SHOWING = {
+    "web": Annotated[str | None, typer.Option(metavar="HOST:PORT|off", help="Where the page listens.")],
+    "web_names": Annotated[
+        str | None, typer.Option(metavar="NAMES", help="By what names else browsers reach the page, with commas.")
+    ],
+}
+"""Options of the page."""
 
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
-    installation(app, "up", WATCHING | METRICS)(up)
+    installation(app, "up", WATCHING | METRICS | SHOWING)(up)
     installation(app, "down")(down)
     installation(app, "collector", WATCHING | METRICS)(collector)
     installation(app, "sink", KEEPING | METRICS)(sink)
+    installation(app, "web", SHOWING)(web)
 
 
 def up(
@@ -62,7 +70,7 @@ def up(
     ] = None,
     output: Annotated[str, typer.Option("-o", "--output", help="Live verdicts as compact, json or dict.")] = "compact",
 ) -> None:
-    """Run everything on this host: NATS, collector and sink. Ctrl-C takes it down."""
+    """Run everything on this host: NATS, collector, sink and the page. Ctrl-C takes it down."""
     import asyncio
 
     from ztlens.up import Up
@@ -207,6 +215,30 @@ def sink(
     )
 
 
+def web(settings: Settings) -> None:
+    """Run the page alone: it asks the sink of this installation, and prints the link that opens it."""
+    import asyncio
+
+    from web.service import run
+    from web.settings import WebSettings
+
+    if settings["web"] in ("off", ""):
+        raise BadInput("the page is off", "say where it listens: `ztlens web --web 127.0.0.1:7420`")
+    _log()
+    asyncio.run(
+        run(
+            WebSettings(
+                socket=settings.run_dir / "sink.sock",
+                run_dir=settings.run_dir,
+                state=settings.state,
+                listen=settings["web"],
+                names=settings["web_names"],
+                instance=settings.instance,
+            )
+        )
+    )
+
+
 def _compact(settings: Settings) -> None:
     from sink.store.compaction import compact
 
@@ -234,5 +266,5 @@ def _debug() -> bool:
 def _log() -> None:
     """Services tell what they do on stderr, a line each; the journal adds the time."""
     logging.basicConfig(level=logging.DEBUG if _debug() else logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("nats", "asyncio", "uvicorn", "uvicorn.access", "httpx"):
+    for noisy in ("nats", "asyncio", "uvicorn", "uvicorn.access", "uvicorn.error", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

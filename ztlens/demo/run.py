@@ -38,6 +38,7 @@ class Options:
     enforce: bool = False
     live: bool = True
     state: Path | None = None
+    web: str = "off"  # where the page listens
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class Outcome:
     state: Path | None
 
 
-def settings_of(name: str, network: DemoNetwork, state: Path, *, enforce: bool) -> config.Settings:
+def settings_of(name: str, network: DemoNetwork, state: Path, *, enforce: bool, web: str = "off") -> config.Settings:
     """An installation of its own: nothing of the machine's settings, environment or directories enters."""
     return with_options(
         config.load({}, {}, Path(os.devnull)),
         instance=name, node="demo", state=str(state), run_dir=str(config.RUN / name), pins=str(config.PINS / name),
         database=str(state / "ztlens.duckdb"), netns=network.router, policy=str(POLICY), knobs=KNOBS,
         interfaces=[f"{interface}:ingress" for interface in network.interfaces],
-        mode="enforce" if enforce else "monitor",
+        mode="enforce" if enforce else "monitor", web=web,
     )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ async def run(options: Options) -> Outcome:
         show.say(f"took away what {name}, which was killed, left behind")
     name, network = f"demo-{os.getpid()}", DemoNetwork()
     state = state_directory(options.state)
-    settings = settings_of(name, network, state, enforce=options.enforce)
+    settings = settings_of(name, network, state, enforce=options.enforce, web=options.web)
     own_state = [] if options.keep or options.state else [state]
     record = leftovers.Record(name, network.namespaces, settings.pins, [settings.run_dir, *own_state])
     one = Up(settings)

@@ -1,0 +1,148 @@
+"""Who may see the page: whoever has the token, from an address that is ours, and from no other site.
+
+Every request, a WebSocket's too, is looked at here before anything else sees it:
+
+* `Host` must name this page: another name that leads here is somebody's DNS (rebinding). 403.
+* `Origin`, when there is one, must be this page: another site's script is not ours. 403.
+* The token comes once with the link, `?token=…`, and is answered with a cookie for this browser alone and the same
+  address without it; programs send `Authorization: Bearer …`. Without: 403.
+
+A link to a view from elsewhere arrives without the cookie (SameSite=Strict): such a navigation is sent round once more,
+then it comes from the page itself.
+"""
+
+import hmac
+import re
+import secrets
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from web.settings import WebSettings
+
+_POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self';"
+    " img-src 'self' data:; font-src 'self'; style-src 'self' 'unsafe-inline';"
+    # NiceGUI compiles its templates in the browser, which needs eval; a script in the page's text needs this nonce.
+    " script-src 'self' 'nonce-{nonce}' 'unsafe-eval'"
+)
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+_AGAIN = '<!doctype html><meta http-equiv="refresh" content="0"><title>ztlens</title>'
+_SHUT = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>ztlens</title>'
+    '<body style="font: 16px/1.5 system-ui, sans-serif; max-width: 40em; margin: 15vh auto; padding: 0 1em">'
+    "<h1>No entry without the link</h1><p>Open the link that <code>ztlens up</code> or <code>ztlens web</code> printed:"
+    " it ends in <code>?token=…</code>. This browser remembers it from then on."
+)
+_SCRIPT = re.compile(rb"<script\b")
+
+
+class Gate:
+    """`app` behind the checks above. `port` is the one it listens on."""
+
+    def __init__(self, app: ASGIApp, settings: WebSettings, port: int, token: str) -> None:
+        self._app = app
+        self._token = token
+        self._cookie = f"ztlens_{port}"  # cookies know no ports, and there may be several pages on a host
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        own = (host, "127.0.0.1", "[::1]", "localhost")
+        self._hosts = {f"{name}:{port}".lower() for name in (*own, *settings.names)}
+        self._hosts |= {name.lower() for name in settings.names}  # behind a proxy on the usual port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse, send elsewhere, or let in."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        answer = self._answer(scope, Headers(scope=scope))
+        if answer is None:
+            await self._app(scope, receive, send if scope["type"] == "websocket" else _guarded(send))
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # before it is accepted: HTTP 403
+        else:
+            await answer(scope, receive, _guarded(send))
+
+    def _answer(self, scope: Scope, headers: Headers) -> Response | None:
+        """None: let it in."""
+        if headers.get("host", "").lower() not in self._hosts:
+            return _refusal(scope, "this is not the name of this page", "open the link that was printed")
+        origin = headers.get("origin")
+        if origin is not None and not self._is_ours(origin):
+            return _refusal(scope, "another site asks", "open the link that was printed")
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        given = [value for name, value in query if name == "token"]
+        if given and scope["type"] == "http" and not scope["path"].startswith("/api/"):
+            return self._entered(scope, given[0], [pair for pair in query if pair[0] != "token"])
+        if self._knows(headers):
+            return None
+        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") == "navigate":
+            return HTMLResponse(_AGAIN, headers={"cache-control": "no-store"})
+        return _refusal(scope, "no token", "open the link that was printed, or send `Authorization: Bearer TOKEN`")
+
+    def _is_ours(self, origin: str) -> bool:
+        parts = urlsplit(origin)
+        return parts.scheme in ("http", "https") and parts.netloc.lower() in self._hosts
+
+    def _entered(self, scope: Scope, given: str, rest: list[tuple[str, str]]) -> Response:
+        """The browser gets its cookie, and the address without the token."""
+        if not self._is_token(given):
+            return _refusal(scope, "this token is not the page's", "open the link that was printed last")
+        path = "/" + scope["path"].lstrip("/")  # `//elsewhere` would be another host
+        answer = RedirectResponse(path + (f"?{urlencode(rest)}" if rest else ""), 303)
+        answer.set_cookie(self._cookie, given, max_age=365 * 86400, httponly=True, samesite="strict", path="/")
+        answer.headers["cache-control"] = "no-store"
+        return answer
+
+    def _knows(self, headers: Headers) -> bool:
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and self._is_token(bearer.strip()):
+            return True
+        cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
+        return any(name == self._cookie and self._is_token(value) for name, _, value in cookies)
+
+    def _is_token(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(), self._token.encode())
+
+
+def _refusal(scope: Scope, error: str, hint: str) -> Response:
+    """403, as HTML where a person may be looking."""
+    if scope["path"].startswith("/api/"):
+        return JSONResponse({"error": error, "hint": hint, "exit": 2}, 403)
+    return HTMLResponse(_SHUT, 403, headers={"cache-control": "no-store"})
+
+
+def _guarded(send: Send) -> Send:
+    """Answers with our headers; each script of a HTML text gets the nonce that the policy names."""
+    nonce = secrets.token_urlsafe(16)
+    held: list[Message] = []  # the start of a HTML answer, whose length will change
+
+    async def guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [pair for pair in message["headers"] if pair[0] != b"content-length"]
+            is_html = any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
+            message["headers"] = (headers if is_html else message["headers"]) + [
+                (name.encode(), value.encode()) for name, value in _HEADERS.items()
+            ]
+            message["headers"].append((b"content-security-policy", _POLICY.format(nonce=nonce).encode()))
+            if is_html:
+                held.append(message)
+                return
+        elif held:
+            held.append(message)
+            if message.get("more_body"):
+                return
+            body = b"".join(part["body"] for part in held[1:])
+            body = _SCRIPT.sub(f'<script nonce="{nonce}"'.encode(), body)
+            held[0]["headers"].append((b"content-length", str(len(body)).encode()))
+            await send(held[0])
+            message = {"type": "http.response.body", "body": body}
+        await send(message)
+
+    return guarded

@@ -1,0 +1,90 @@
+"""When to look again: one subscription to the sink's live verdicts for all pages.
+
+What it brings is not shown, it only says that something new was stored: a page then asks its own question again. So a
+page shows the same, whether it was open all the time or is opened now.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from web.source import Source
+
+Beat = Literal["news", "time", "away", "back"]
+"""Something was stored; nothing was, but time has passed; the sink went away; it is back."""
+Listener = Callable[[Beat], None]
+APART = 0.1
+"""Seconds between two beats of news at least."""
+QUIET = 2.0
+"""Seconds after which time alone is a beat."""
+AGAIN = 1.0
+"""Seconds until a sink that is away is asked again."""
+SILENT = 45.0
+"""Seconds without a word (one comes each 15 s) after which the connection is taken for dead."""
+
+
+class Live:
+    """Tells its `listeners`. `away`: the sink does not answer."""
+
+    def __init__(self, socket: Path, source: Source) -> None:
+        self._source = source
+        transport = httpx.AsyncHTTPTransport(uds=str(socket))
+        patience = httpx.Timeout(5.0, read=SILENT)
+        self._http = httpx.AsyncClient(transport=transport, base_url="http://sink/api/v1/", timeout=patience)
+        self.listeners: set[Listener] = set()
+        self.away = False
+        self._told = 0.0
+        self._due: asyncio.TimerHandle | None = None
+
+    def _tell(self, beat: Beat) -> None:
+        for listener in list(self.listeners):
+            listener(beat)
+
+    def _news(self) -> None:
+        """A beat now, or as soon as one may come."""
+        if self._due is None:
+            wait = max(0.0, self._told + APART - time.monotonic())
+            self._due = asyncio.get_running_loop().call_later(wait, self._beat, "news")
+
+    def _beat(self, beat: Beat) -> None:
+        self._due = None
+        self._told = self._source.news = time.monotonic()
+        self._tell(beat)
+
+    async def run(self) -> None:
+        """For ever."""
+        passing = asyncio.create_task(self._time())
+        try:
+            while True:
+                try:
+                    async with self._http.stream("GET", "verdicts/live") as answer:
+                        if answer.status_code == 200:
+                            self._there()
+                            async for line in answer.aiter_lines():
+                                if line.startswith("event:"):
+                                    self._news()
+                except httpx.HTTPError:
+                    pass
+                if not self.away:
+                    self.away = True
+                    self._tell("away")
+                await asyncio.sleep(AGAIN)
+        finally:
+            passing.cancel()
+            await self._http.aclose()
+
+    def _there(self) -> None:
+        if self.away:
+            self.away = False
+            self._source.news = time.monotonic()
+            self._tell("back")
+
+    async def _time(self) -> None:
+        while True:
+            await asyncio.sleep(QUIET)
+            if not self.away and time.monotonic() - self._told >= QUIET:
+                self._beat("time")

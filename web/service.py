@@ -1,0 +1,134 @@
+"""The page's process: listens, makes a view for whoever opens one, until SIGTERM or SIGINT."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from web.errors import SettingsError
+from web.gate import Gate
+from web.live import Live
+from web.passing import Passing
+from web.settings import WebSettings
+from web.source import Source
+from web.token import token
+
+log = logging.getLogger("ztlens.web")
+
+LINK = "web.url"
+"""In the run directory while the page answers: its address with the token, for its owner alone."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that leaves signals to `run`, and says when it answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answers = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Raises nothing: `should_exit` is set when it fails."""
+        await super().startup(sockets)
+        self.answers.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing to capture."""
+        yield
+
+
+def bind(settings: WebSettings) -> socket.socket:
+    """A listening socket. Raises SettingsError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    server = socket.socket(family)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((settings.host, settings.port))
+        server.listen(128)
+    except (OSError, OverflowError) as error:
+        server.close()
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise SettingsError(
+            f"the page cannot listen on {settings.host}:{settings.port}: {why}",
+            "choose another: --web HOST:PORT, port 0 for any free one",
+        ) from error
+    return server
+
+
+def address(settings: WebSettings, port: int, secret: str) -> str:
+    """The link that lets a browser in."""
+    name = settings.names[0] if settings.names else settings.host
+    name = f"[{name}]" if ":" in name else name
+    return f"http://{name}:{port}/?token={secret}"
+
+
+def application(settings: WebSettings, source: Source, live: Live, passing: Passing) -> FastAPI:
+    """All that is behind the gate. Once a process: NiceGUI has one application."""
+    from nicegui import app as pages  # noqa: PLC0415 (a second: not for who only wants the settings)
+    from nicegui import ui  # noqa: PLC0415
+
+    from web import views  # noqa: PLC0415
+
+    outer = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    outer.add_api_route("/api/{path:path}", passing.__call__, methods=["GET", "POST"], include_in_schema=False)
+    views.serve(settings, source, live)
+    ui.run_with(
+        outer, title="ztlens", dark=None, tailwind=False, gzip_middleware_factory=None, show_welcome_message=False,
+        reconnect_timeout=10.0, language="en-US", favicon=views.ICON, binding_refresh_interval=None,
+    )  # fmt: skip
+    pages.on_exception(lambda error: log.error("in a page: %s", error, exc_info=error))
+    return outer
+
+
+async def run(settings: WebSettings, ready: asyncio.Event | None = None) -> None:
+    """Be the page. Raises WebError when it cannot start."""
+    listener = bind(settings)
+    port: int = listener.getsockname()[1]
+    secret = token(settings.state)
+    source, passing = Source(settings.socket), Passing(settings.socket)
+    live = Live(settings.socket, source)
+    gate = Gate(application(settings, source, live, passing), settings, port, secret)
+    config = uvicorn.Config(
+        gate, lifespan="on", access_log=False, log_config=None, proxy_headers=False, server_header=False,
+        timeout_graceful_shutdown=1, ws_max_size=1 << 20,
+    )  # fmt: skip
+    server = _Server(config)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    tasks = [asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(live.run())]
+    stopping = asyncio.create_task(stop.wait())
+    file = settings.run_dir / LINK
+    try:
+        await server.answers.wait()
+        link = address(settings, port, secret)
+        _publish(settings, link)
+        log.info("%s", link)
+        if ready is not None:
+            ready.set()
+        done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopping}:
+            task.result()
+    finally:
+        file.unlink(missing_ok=True)
+        server.should_exit = True
+        tasks[1].cancel()
+        stopping.cancel()
+        await asyncio.gather(*tasks, stopping, return_exceptions=True)
+        await source.close()
+        await passing.close()
+
+
+def _publish(settings: WebSettings, link: str) -> None:
+    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = settings.run_dir / f".{LINK}.{os.getpid()}"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        out.write(link)
+    draft.replace(settings.run_dir / LINK)

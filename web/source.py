@@ -1,0 +1,107 @@
+"""Asks the sink's API, once for all who look at the same.
+
+An answer is shared by everybody who asks the same while it is under way, and as long as nothing new was stored; of a
+span that has ended for a while.
+"""
+
+import asyncio
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from web.errors import AwayError, RefusedError
+
+Query = Mapping[str, str | Sequence[str]]
+KEPT = 200
+"""Answers kept."""
+ENDED = 30.0
+"""Seconds an answer about a span that has ended serves."""
+PATIENCE = 60.0
+"""Seconds a question may take: the sink gives up before."""
+_AWAY = "The sink does not answer"
+_HINT = "Start it with `ztlens up` or `ztlens sink`; the page goes on by itself."
+
+
+@dataclass
+class _Answer:
+    asked: float
+    task: "asyncio.Task[Any]"
+    waiting: int = 0
+
+
+class Source:
+    """Questions to the sink on `socket`. `news`: monotonic time at which something new was stored last."""
+
+    def __init__(self, socket: Path) -> None:
+        transport = httpx.AsyncHTTPTransport(uds=str(socket))
+        self._http = httpx.AsyncClient(transport=transport, base_url="http://sink/api/v1/", timeout=PATIENCE)
+        self._answers: OrderedDict[tuple[str, Any], _Answer] = OrderedDict()
+        self.news = 0.0
+
+    async def ask(self, path: str, query: Query | None = None, *, ended: bool = False) -> Any:
+        """The answer to GET. `ended`: the question is of a span that has ended. Raises AwayError, RefusedError."""
+        parameters = tuple((name, value) for name, given in (query or {}).items() for value in _listed(given))
+        key = (path, parameters)
+        known = self._answers.get(key)
+        if known is None or not self._serves(known, ended):
+            asking = self._get(path, parameters)
+            known = self._answers[key] = _Answer(time.monotonic(), asyncio.create_task(asking))
+            self._answers.move_to_end(key)
+            while len(self._answers) > KEPT:
+                self._answers.popitem(last=False)
+        return await self._awaited(known)
+
+    def _serves(self, answer: _Answer, ended: bool) -> bool:
+        if not answer.task.done():
+            return True
+        if answer.task.cancelled() or answer.task.exception() is not None:
+            return False
+        return time.monotonic() - answer.asked < ENDED if ended else answer.asked >= self.news
+
+    async def _awaited(self, answer: _Answer) -> Any:
+        """Who gives up leaves the others theirs; the last one ends the question."""
+        answer.waiting += 1
+        try:
+            return await asyncio.shield(answer.task)
+        finally:
+            answer.waiting -= 1
+            if not answer.waiting and not answer.task.done():
+                answer.task.cancel()
+
+    async def post(self, path: str, body: Any) -> Any:
+        """The answer to POST: asked anew each time. Raises AwayError, RefusedError."""
+        return await self._answered(
+            "POST", path, content=json.dumps(body), headers={"content-type": "application/json"}
+        )
+
+    async def _get(self, path: str, parameters: tuple[tuple[str, str], ...]) -> Any:
+        return await self._answered("GET", path, params=httpx.QueryParams(parameters))
+
+    async def _answered(self, method: str, path: str, **how: Any) -> Any:
+        try:
+            answer = await self._http.request(method, path, **how)
+        except httpx.HTTPError as error:
+            raise AwayError(_AWAY, _HINT) from error
+        try:
+            document = answer.json()
+        except ValueError as error:
+            raise RefusedError(
+                "The answer broke off", "Ask for less: a shorter time, a narrower filter.", 503
+            ) from error
+        if answer.status_code != 200:
+            raise RefusedError(str(document.get("error")), str(document.get("hint")), answer.status_code)
+        return document
+
+    async def close(self) -> None:
+        """Let the connections go."""
+        await self._http.aclose()
+
+
+def _listed(given: str | Sequence[str]) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given
