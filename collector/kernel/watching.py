@@ -76,7 +76,7 @@ class Watch:
         for one, at, (netns, before) in zip(chain, here, noted, strict=True):
             one.take_off(netns or "", self._leftovers(before) if at else before)
             if one is not datapath:
-                one.note("", [])
+                one.note(netns or "", [])
         if datapath.predecessor is not None:
             libbpf.membarrier()  # from here on no packet is counted by the old programs
         again = [a for a in attached if a.fresh]
@@ -114,7 +114,9 @@ class Watch:
         self._missing(datapath, noted, look)
         datapath.interfaces |= dict.fromkeys(look.unwatched, NOT_WATCHED)
         on = [{name for name, how in of.items() if how != NOT_WATCHED} for of in (before, datapath.interfaces)]
-        look.notices += [f"{name} was made anew, and is watched again" for name in self._names() if name in on[1] - on[0]]
+        look.notices += [
+            f"{name} was made anew, and is watched again" for name in self._names() if name in on[1] - on[0]
+        ]
         look.came, look.went = sorted(on[1] - on[0]), sorted(on[0] - on[1] - set(look.unwatched))
         return look
 
