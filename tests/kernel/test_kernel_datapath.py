@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from collector.kernel.interface import Datapath
 from schemas.verdict import STRIDE
 from tests.support.datapath_suite import DatapathSuite
 from tests.support.kernel import KNOBS, instance, quiet_veth, udp_frame
-from tests.support.netns import Lab, wait_for
+from tests.support.netns import Lab, ip, wait_for
 
 
 class VethWorld:
@@ -28,10 +29,22 @@ class VethWorld:
         self._sent += n
         wait_for(lambda: self.datapath.counters()["parsed"] == self._sent, f"{self._sent} frames")
 
-    def reopen(self) -> Datapath:
+    def reopen(self, *interfaces: Interface) -> Datapath:
         self.datapath.close()
+        if interfaces:
+            self._settings = replace(self._settings, interfaces=interfaces)
         self.datapath = open_datapath(self._settings)
         return self.datapath
+
+    def add(self, name: str) -> None:
+        outer = self._settings.netns.removesuffix("-in") + "-out"
+        ip("link", "add", name, "netns", self._settings.netns, "type", "veth", "peer", f"p-{name}", "netns", outer)
+
+    def remove(self, name: str) -> None:
+        ip("link", "delete", name, netns=self._settings.netns)
+
+    def rename(self, name: str, to: str) -> None:
+        ip("link", "set", name, "name", to, netns=self._settings.netns)
 
 
 class TestRealDatapath(DatapathSuite):

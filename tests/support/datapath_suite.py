@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from collector.errors import KernelError
-from collector.kernel.interface import Datapath
+from collector.kernel.interface import Datapath, Interface, Look
 from schemas.codes import EventKind, Mode
 from schemas.verdict import DTYPE, STRIDE
 from tests.support.kernel import compiled
@@ -27,9 +27,16 @@ class World(Protocol):
         """n packets of 60 bytes, each of a UDP flow of its own with source port 1 + first + its index."""
         ...
 
-    def reopen(self) -> Datapath:
-        """Kill the owner without ceremony and adopt what it left."""
+    def reopen(self, *interfaces: Interface) -> Datapath:
+        """Kill the owner without ceremony and adopt what it left; `interfaces` are asked for from then on."""
         ...
+
+    def add(self, name: str) -> None:
+        """An interface comes; `veth0` is there from the beginning."""
+        ...
+
+    def remove(self, name: str) -> None: ...
+    def rename(self, name: str, to: str) -> None: ...
 
 
 def ports(rows: np.ndarray) -> list[int]:
@@ -60,6 +67,14 @@ def balanced(datapath: Datapath) -> bool:
         and counters["flows_created"] == counters["flows_ended"] + sums.live
         and counters["events_due"] == emitted + sums.due + counters["samples_lost"] + counters["samples_held_back"]
     )
+
+
+def told(datapath: Datapath) -> Look:
+    """A look at the interfaces, once the kernel has told of a change; the next needs another change."""
+    with select.epoll() as poll:
+        poll.register(datapath.interface_changes(), select.EPOLLIN)
+        assert poll.poll(10)
+    return datapath.look_after()
 
 
 class DatapathSuite:
@@ -298,5 +313,70 @@ class DatapathSuite:
 
     def test_says_what_it_watches(self, world: World) -> Any:
         assert world.datapath.interfaces == {"veth0": "native+egress"}
+        assert world.datapath.held_by == {"veth0": "link"}
+        assert world.datapath.look_after() == Look()
         assert world.datapath.predecessor is None
         assert not world.datapath.adopted
+
+    def test_interfaces_that_come_go_and_are_renamed_are_followed_by_pattern(self, world: World) -> None:
+        datapath = world.reopen(Interface("veth*"), Interface("tap*", "ingress"))
+        assert datapath.interfaces == {"veth0": "native+egress"}
+        world.add("other0")
+        look = told(datapath)
+        assert (look.came, look.went, look.unwatched) == ([], [], {})
+        world.add("veth7")
+        assert told(datapath).came == ["veth7"]
+        world.rename("other0", "tap3")
+        assert told(datapath).came == ["tap3"]
+        assert datapath.interfaces == {"tap3": "native", "veth0": "native+egress", "veth7": "native+egress"}
+        assert datapath.held_by == dict.fromkeys(datapath.interfaces, "link")
+        world.rename("tap3", "veth8")  # the other pattern, and so the other hooks
+        look = told(datapath)
+        assert (look.came, look.went, look.unwatched) == (["veth8"], ["tap3"], {})
+        world.rename("veth8", "other8")
+        assert told(datapath).went == ["veth8"]
+        world.remove("veth7")
+        look = told(datapath)
+        assert (look.came, look.went, look.unwatched) == ([], ["veth7"], {})
+        assert datapath.interfaces == {"veth0": "native+egress"}
+        assert datapath.held_by == {"veth0": "link"}
+
+    def test_a_pattern_that_matches_nothing_waits(self, world: World) -> None:
+        datapath = world.reopen(Interface("late*"))
+        assert datapath.interfaces == {}
+        world.add("late0")
+        assert told(datapath).came == ["late0"]
+        assert datapath.interfaces == {"late0": "native+egress"}
+        heir = world.reopen(Interface("late*"))
+        assert heir.interfaces == {"late0": "native+egress"}
+
+    def test_a_named_interface_that_is_gone_is_missed_until_it_is_there_again(self, world: World) -> None:
+        world.add("veth7")
+        datapath = world.reopen(Interface("veth0"), Interface("veth7", "ingress"))
+        world.remove("veth7")
+        look = told(datapath)
+        assert (look.came, look.went, look.unwatched) == ([], [], {"veth7": "gone"})
+        assert datapath.interfaces == {"veth0": "native+egress", "veth7": "not watched"}
+        world.add("veth7")
+        look = told(datapath)
+        assert (look.came, look.went, look.unwatched) == (["veth7"], [], {})
+        assert look.notices == ["veth7 was made anew, and is watched again"]
+        assert datapath.interfaces == {"veth0": "native+egress", "veth7": "native"}
+
+    def test_what_an_interface_that_went_has_counted_stays(self, world: World) -> None:
+        datapath = world.reopen(Interface("veth*"))
+        world.packets(5)
+        before = datapath.counters()
+        assert before["parsed"] == 5
+        world.remove("veth0")
+        assert told(datapath).went == ["veth0"]
+        assert (datapath.interfaces, datapath.counters()) == ({}, before)
+        assert (datapath.sweep().sums.live, ports(drain(datapath))) == (5, [0, 1, 2, 3, 4])
+        assert balanced(datapath)
+
+    def test_after_detach_nothing_is_followed(self, world: World) -> None:
+        datapath = world.reopen(Interface("veth*"))
+        datapath.detach()
+        world.add("veth7")
+        assert datapath.look_after() == Look()
+        assert datapath.interfaces == {}

@@ -335,6 +335,8 @@ class FakeDatapath:
             self._watch()
             on = [{name for name, how in of.items() if how != "not watched"} for of in (before, self.interfaces)]
             look.unwatched = {name: "gone" for name, how in self.interfaces.items() if how == "not watched"}
+            named = {i.name for i in self.asked_for}
+            look.notices = [f"{n} was made anew, and is watched again" for n in sorted((on[1] - on[0]) & named)]
             look.came, look.went = sorted(on[1] - on[0]), sorted(on[0] - on[1] - set(look.unwatched))
         return look
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from collector.kernel.interface import Datapath
+from collector.kernel.interface import Datapath, Interface
 from tests.support.datapath_suite import DatapathSuite
 from tests.support.fake_datapath import FakeDatapath, FakeKernel, make_rows
 
@@ -17,15 +17,26 @@ class FakeWorld:
 
     def __init__(self) -> None:
         self.kernel = FakeKernel(RING_RECORDS)
+        self._interfaces: tuple[Interface, ...] = (Interface("veth0"),)
         self.datapath: Datapath = FakeDatapath(self.kernel)
 
     def packets(self, n: int, first: int = 0) -> None:
         numbers = 1 + first + np.arange(n)
         self.kernel.push(make_rows(n, first_flow=1 + first, sport=numbers, proto=17))
 
-    def reopen(self) -> Datapath:
-        self.datapath = FakeDatapath(self.kernel, adopted=True)
+    def reopen(self, *interfaces: Interface) -> Datapath:
+        self._interfaces = interfaces or self._interfaces
+        self.datapath = FakeDatapath(self.kernel, adopted=True, interfaces=self._interfaces)
         return self.datapath
+
+    def add(self, name: str) -> None:
+        self.kernel.set_links(*self.kernel.links, name)
+
+    def remove(self, name: str) -> None:
+        self.kernel.set_links(*(self.kernel.links - {name}))
+
+    def rename(self, name: str, to: str) -> None:
+        self.kernel.set_links(*(self.kernel.links - {name}), to)
 
 
 class TestFakeDatapath(DatapathSuite):
