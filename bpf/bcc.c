@@ -6,6 +6,9 @@
 #include <uapi/linux/in6.h>
 #include <uapi/linux/pkt_cls.h>
 
+/* BCC cannot call one function of ours from another. */
+#define APART static __always_inline
+
 #include "packet.h"
 
 /* As small as can be: these are the compiler's own, the loader makes those that are used. */

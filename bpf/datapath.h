@@ -1,10 +1,11 @@
 /* The one path of a packet: parse → flow → judge → count → event.
  *
- *	packet_begin(scratch)			→ the packet, to be filled by the front
- *	datapath(scratch, config, data, data_end)	→ 1: drop it, 0: let it pass
+ *	packet_begin(scratch)		→ the packet, to be filled by the hook
+ *	datapath(scratch, frame)	→ 1: drop it, 0: let it pass
  *
- * The front (bcc.c) declares the maps, wraps each operation on them in an accessor, fills what it knows of the packet
- * (wire_length, bytes, packets, ifindex, now, flags), and turns the answer into its hook's return code.
+ * A front (bcc.c, core.bpf.c) declares the maps and wraps each operation on them in an accessor; hooks.h fills what a hook
+ * knows of the packet (wire_length, bytes, packets, ifindex, now, flags). A function that is APART stands for itself where
+ * the front can have it so: it gets scratch instead of what is in it, and asks for the maps' entries anew.
  */
 #ifndef ZTLENS_DATAPATH_H
 #define ZTLENS_DATAPATH_H
@@ -40,8 +41,8 @@ static __always_inline int opener_was_guessed(const struct flow *flow, u64 verdi
 /* An ICMP error or a later fragment is judged, when its flow has to be judged again, by the tuple of its flow. */
 static __always_inline void packet_as_flow(struct packet *p, const struct flow_key *key, const struct flow *flow)
 {
-	__builtin_memcpy(&p->src, p->from_hi ? key->hi : key->lo, 16);
-	__builtin_memcpy(&p->dst, p->from_hi ? key->lo : key->hi, 16);
+	copy_words(&p->src, p->from_hi ? key->hi : key->lo, 16);
+	copy_words(&p->dst, p->from_hi ? key->lo : key->hi, 16);
 	p->sport = p->from_hi ? key->hi_port : key->lo_port;
 	p->dport = p->from_hi ? key->lo_port : key->hi_port;
 	p->proto = key->proto;
@@ -69,8 +70,8 @@ static __always_inline void count_rule(u64 verdict, const struct packet *p)
 
 static __always_inline void fragment_key_make(const struct packet *p, struct fragment_key *key)
 {
-	__builtin_memcpy(key->src, &p->src, 16);
-	__builtin_memcpy(key->dst, &p->dst, 16);
+	copy_words(key->src, &p->src, 16);
+	copy_words(key->dst, &p->dst, 16);
 	key->id = p->fragment_id;
 	key->family = p->family;
 	key->proto = p->fragment_proto;
@@ -80,7 +81,7 @@ static __always_inline void fragment_key_make(const struct packet *p, struct fra
 static __always_inline void fragment_remember(struct scratch *s, u64 verdict)
 {
 	fragment_key_make(&s->packet, &s->fragment_key);
-	__builtin_memcpy(s->fragment.key, &s->key, sizeof(s->key));
+	copy_words(s->fragment.key, &s->key, sizeof(s->key));
 	s->fragment.verdict = verdict;
 	s->fragment.from_hi = s->packet.from_hi;
 	fragment_insert(&s->fragment_key, &s->fragment);
@@ -95,7 +96,7 @@ static __always_inline u64 fragment_recall(struct scratch *s)
 	fragment = fragment_lookup(&s->fragment_key);
 	if (!fragment)
 		return 0;
-	__builtin_memcpy(&s->key, fragment->key, sizeof(s->key));
+	copy_words(&s->key, fragment->key, sizeof(s->key));
 	s->packet.from_hi = fragment->from_hi;
 	return fragment->verdict;
 }
@@ -159,26 +160,26 @@ static __always_inline int untracked(struct scratch *s, const struct config *con
 {
 	counter_add(counter, s->packet.packets);
 	count_rule(s->answer.verdict, &s->packet);
-	untracked_emit(&s->packet, config, &s->answer);
+	untracked_emit(s);
 	if (s->packet.kind == PACKET_FIRST_FRAGMENT)
 		fragment_remember(s, s->answer.verdict);
 	return is_dropped(s->answer.verdict);
 }
 
-static __always_inline int datapath(struct scratch *s, const struct config *config, void *data, void *end)
+/* All that follows the parser, for what is IP. */
+APART int decide(struct scratch *s, int parsed)
 {
-	struct packet *p = &s->packet;
-	struct answer *answer = &s->answer;
+	const struct config *config = config_lookup(0);
 	struct flow *flow = NULL;
+	struct packet *p;
+	struct answer *answer;
 	u64 epoch, verdict, count, kinds;
 	u32 direction, refused = 0;
-	int parsed;
 
-	parsed = parse(s, data, end);
-	if (parsed == PARSED_NON_IP) {
-		counter_add(COUNTER_NON_IP, 1);
+	if (!s || !config)
 		return 0;
-	}
+	p = &s->packet;
+	answer = &s->answer;
 	counter_add(COUNTER_PARSED, p->packets);
 	epoch = effective_epoch(config, p->now);
 
@@ -223,7 +224,7 @@ static __always_inline int datapath(struct scratch *s, const struct config *conf
 				ways = WAY_BOTH;
 			opener_type = flow->icmp_type;
 		}
-		judge(answer, p, config, epoch, ways, opener_type);
+		judge(s, epoch, ways, opener_type);
 		if (need == STALE) {
 			answer->verdict |= verdict & (VERDICT_MIDSTREAM | VERDICT_REVERSED);
 			/* Whichever way allowed it, the flow keeps its orientation, and its totals and identities theirs. */
@@ -273,10 +274,21 @@ static __always_inline int datapath(struct scratch *s, const struct config *conf
 	if (!kinds && flow->sample && count % flow->sample < p->packets)
 		kinds = DUE_SAMPLE;
 	if (kinds)
-		flow_emit(flow, &s->key, p, config, p->now, kinds);
+		flow_emit(flow, &s->key, p, p->now, kinds);
 	if (p->kind == PACKET_FIRST_FRAGMENT)
 		fragment_remember(s, verdict);
 	return is_dropped(verdict);
+}
+
+static __always_inline int datapath(struct scratch *s, const struct frame *f)
+{
+	int parsed = parse(s, f);
+
+	if (parsed == PARSED_NON_IP) {
+		counter_add(COUNTER_NON_IP, 1);
+		return 0;
+	}
+	return decide(s, parsed);
 }
 
 #endif

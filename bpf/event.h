@@ -1,8 +1,9 @@
 /* From a verdict to a record in the ring.
  *
- *	event_allowed(cpu, config, now, denied, kind)	takes a token of the budget
- *	flow_emit(flow, key, packet, kinds)		→ the kinds that the ring did not take
- *	untracked_emit(packet, verdict, …)		a sample of a packet without a flow
+ *	event_allowed(cpu, config, now, denied, sample)	takes a token of the budget
+ *	event_emit(flow, key, packet, now, kind)	→ 1: the ring did not take it
+ *	flow_emit(flow, key, packet, now, kinds)	→ the kinds that the ring did not take
+ *	untracked_emit(scratch)				a sample of a packet without a flow
  *
  * `new`, `change` and `end` are owed: their bit in flow->due is set first and cleared when the ring has taken the
  * record, so a full ring makes them late, never lost. Only samples can be lost, and are counted.
@@ -89,149 +90,157 @@ static __always_inline void sample_held_back(u64 verdict)
 		counter_add_atomic(COUNTER_SAMPLES_HELD_BACK_DENIED, 1);
 }
 
-/* Emits `kinds` (DUE_* bits) of a flow, oldest first. Due ones are claimed by clearing their bit, so that two CPUs
- * never emit the same. `p` is the packet at hand, NULL in a sweep. Returns the kinds that could not be emitted. */
-static __always_inline u32 flow_emit(struct flow *flow, const struct flow_key *key, const struct packet *p,
-				     const struct config *config, u64 now, u64 kinds)
+/* Emits one kind of event (a DUE_* bit) of a flow. A due one is claimed by clearing its bit, so that two CPUs never emit
+ * the same. `p` is the packet at hand, NULL in a sweep. → 1: it is still owed. */
+APART int event_emit(struct flow *flow, const struct flow_key *key, const struct packet *p, u64 now, u64 kind)
 {
-	u32 zero = 0, left = 0;
-	struct cpu_state *cpu = cpu_state_lookup(zero);
-	struct totals *totals = totals_lookup(zero);
+	struct cpu_state *cpu = cpu_state_lookup(0);
+	struct totals *totals = totals_lookup(0);
+	const struct config *config = config_lookup(0);
+	struct verdict_event *event;
+	u64 verdict;
+	u8 hi;
 
-	if (!cpu || !totals)
-		return kinds;
+	if (!flow || !key || !cpu || !totals || !config)
+		return 1;
+	verdict = *(volatile u64 *)&flow->verdict;
+	if (kind == DUE_SAMPLE) {
+		counter_add_atomic(COUNTER_EVENTS_DUE, 1);
+		if (ring_is_half_full(totals)) {
+			sample_lost(verdict);
+			return 0;
+		}
+	} else {
+		if (!(__sync_fetch_and_and(&flow->due, ~kind) & kind))
+			return 0; /* another CPU is emitting it */
+		verdict = *(volatile u64 *)&flow->verdict; /* not older than the claim */
+	}
+	if (kind == DUE_END)
+		p = NULL; /* it tells of the packets before this one */
+	if (!event_allowed(cpu, config, now, is_denied(verdict), kind == DUE_SAMPLE)) {
+		event = NULL;
+		if (kind == DUE_SAMPLE)
+			sample_held_back(verdict);
+		else
+			counter_add_atomic(COUNTER_BUDGET_EMPTY, 1);
+	} else {
+		event = ring_reserve();
+		if (!event && kind == DUE_SAMPLE)
+			sample_lost(verdict);
+		else if (!event)
+			counter_add_atomic(COUNTER_RESERVE_FAILED, 1);
+	}
+	if (!event) {
+		if (kind == DUE_SAMPLE)
+			return 0;
+		/* Owed once more meanwhile: one event will tell of both. */
+		if (__sync_fetch_and_or(&flow->due, kind) & kind)
+			counter_add_atomic(COUNTER_EVENTS_DUE, -1ULL);
+		return 1;
+	}
+	hi = flow->flipped;
+	/* The coarse clock may be a tick behind the precise one: an `end` must not come before its `new`. */
+	if (kind == DUE_NEW)
+		event->time = flow->first_seen;
+	else if (p)
+		event->time = clock_precise(p->now);
+	else
+		event->time = flow->last_seen > flow->first_seen ? flow->last_seen : flow->first_seen;
+	event->flow_id = flow->id;
+	copy_words(event->src, hi ? key->hi : key->lo, 16);
+	copy_words(event->dst, hi ? key->lo : key->hi, 16);
+	if (kind == DUE_END) {
+		/* Exchanged, not read: what another CPU is just counting goes into the next conversation. */
+		event->packets_original = __sync_lock_test_and_set(&flow->packets[0], 0);
+		event->bytes_original = __sync_lock_test_and_set(&flow->bytes[0], 0);
+		event->packets_reply = __sync_lock_test_and_set(&flow->packets[1], 0);
+		event->bytes_reply = __sync_lock_test_and_set(&flow->bytes[1], 0);
+		counter_add_atomic(COUNTER_ENDED_PACKETS, event->packets_original + event->packets_reply);
+		counter_add_atomic(COUNTER_ENDED_BYTES, event->bytes_original + event->bytes_reply);
+		counter_add_atomic(COUNTER_FLOWS_ENDED, 1);
+	} else {
+		event->packets_original = flow->packets[0];
+		event->bytes_original = flow->bytes[0];
+		event->packets_reply = flow->packets[1];
+		event->bytes_reply = flow->bytes[1];
+	}
+	event->src_identity = flow->src_identity;
+	event->dst_identity = flow->dst_identity;
+	event->family = key->family;
+	event->proto = key->proto;
+	if ((key->proto == IPPROTO_ICMP && key->family == 4) || (key->proto == IPPROTO_ICMPV6 && key->family == 6)) {
+		event->sport = icmp_query(key->family, flow->icmp_type) ? key->lo_port : 0;
+		event->dport = flow->icmp_type;
+	} else {
+		event->sport = hi ? key->hi_port : key->lo_port;
+		event->dport = hi ? key->lo_port : key->hi_port;
+	}
+	event->event = kind == DUE_NEW	    ? EVENT_NEW
+		       : kind == DUE_CHANGE ? EVENT_CHANGE
+		       : kind == DUE_SAMPLE ? EVENT_SAMPLE
+					    : EVENT_END;
+	event->direction = p && p->from_hi != hi ? DIRECTION_REPLY : DIRECTION_ORIGINAL;
+	event->tcp_flags_original = flow->tcp_flags[0];
+	event->tcp_flags_reply = flow->tcp_flags[1];
+	event->ifindex = p ? p->ifindex : flow->ifindex;
+	event->flags = p ? p->flags : flow->flags;
+	event_verdict(event, verdict);
+	event_submit(event, cpu, totals, now);
+	return 0;
+}
+
+/* Emits `kinds` of a flow, oldest first: their order is kept. Returns the kinds that could not be emitted. */
+APART u32 flow_emit(struct flow *flow, const struct flow_key *key, const struct packet *p, u64 now, u64 kinds)
+{
+	u32 left = 0;
+
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < 4; i++) {
 		/* new, change, sample, end */
 		u64 kind = i == 0 ? DUE_NEW : i == 1 ? DUE_CHANGE : i == 2 ? DUE_SAMPLE : DUE_END;
-		struct verdict_event *event;
-		u64 verdict;
-		u8 hi;
 
 		if (!(kinds & kind))
 			continue;
-		verdict = *(volatile u64 *)&flow->verdict;
-		if (kind == DUE_SAMPLE) {
-			counter_add_atomic(COUNTER_EVENTS_DUE, 1);
-			if (ring_is_half_full(totals)) {
-				sample_lost(verdict);
-				continue;
-			}
-		} else {
-			if (left) { /* the order of a flow's events is kept */
-				left |= kind;
-				continue;
-			}
-			if (!(__sync_fetch_and_and(&flow->due, ~kind) & kind))
-				continue; /* another CPU is emitting it */
-			verdict = *(volatile u64 *)&flow->verdict; /* not older than the claim */
-		}
-		if (kind == DUE_END)
-			p = NULL; /* it tells of the packets before this one */
-		if (!event_allowed(cpu, config, now, is_denied(verdict), kind == DUE_SAMPLE)) {
-			event = NULL;
-			if (kind == DUE_SAMPLE)
-				sample_held_back(verdict);
-			else
-				counter_add_atomic(COUNTER_BUDGET_EMPTY, 1);
-		} else {
-			event = ring_reserve();
-			if (!event && kind == DUE_SAMPLE)
-				sample_lost(verdict);
-			else if (!event)
-				counter_add_atomic(COUNTER_RESERVE_FAILED, 1);
-		}
-		if (!event) {
-			if (kind != DUE_SAMPLE) {
-				/* Owed once more meanwhile: one event will tell of both. */
-				if (__sync_fetch_and_or(&flow->due, kind) & kind)
-					counter_add_atomic(COUNTER_EVENTS_DUE, -1ULL);
-				left |= kind;
-			}
-			continue;
-		}
-		hi = flow->flipped;
-		/* The coarse clock may be a tick behind the precise one: an `end` must not come before its `new`. */
-		if (kind == DUE_NEW)
-			event->time = flow->first_seen;
-		else if (p)
-			event->time = clock_precise(p->now);
-		else
-			event->time = flow->last_seen > flow->first_seen ? flow->last_seen : flow->first_seen;
-		event->flow_id = flow->id;
-		__builtin_memcpy(event->src, hi ? key->hi : key->lo, 16);
-		__builtin_memcpy(event->dst, hi ? key->lo : key->hi, 16);
-		if (kind == DUE_END) {
-			/* Exchanged, not read: what another CPU is just counting goes into the next conversation. */
-			event->packets_original = __sync_lock_test_and_set(&flow->packets[0], 0);
-			event->bytes_original = __sync_lock_test_and_set(&flow->bytes[0], 0);
-			event->packets_reply = __sync_lock_test_and_set(&flow->packets[1], 0);
-			event->bytes_reply = __sync_lock_test_and_set(&flow->bytes[1], 0);
-			counter_add_atomic(COUNTER_ENDED_PACKETS, event->packets_original + event->packets_reply);
-			counter_add_atomic(COUNTER_ENDED_BYTES, event->bytes_original + event->bytes_reply);
-			counter_add_atomic(COUNTER_FLOWS_ENDED, 1);
-		} else {
-			event->packets_original = flow->packets[0];
-			event->bytes_original = flow->bytes[0];
-			event->packets_reply = flow->packets[1];
-			event->bytes_reply = flow->bytes[1];
-		}
-		event->src_identity = flow->src_identity;
-		event->dst_identity = flow->dst_identity;
-		event->family = key->family;
-		event->proto = key->proto;
-		if ((key->proto == IPPROTO_ICMP && key->family == 4) || (key->proto == IPPROTO_ICMPV6 && key->family == 6)) {
-			event->sport = icmp_query(key->family, flow->icmp_type) ? key->lo_port : 0;
-			event->dport = flow->icmp_type;
-		} else {
-			event->sport = hi ? key->hi_port : key->lo_port;
-			event->dport = hi ? key->lo_port : key->hi_port;
-		}
-		event->event = kind == DUE_NEW	    ? EVENT_NEW
-			       : kind == DUE_CHANGE ? EVENT_CHANGE
-			       : kind == DUE_SAMPLE ? EVENT_SAMPLE
-						    : EVENT_END;
-		event->direction = p && p->from_hi != hi ? DIRECTION_REPLY : DIRECTION_ORIGINAL;
-		event->tcp_flags_original = flow->tcp_flags[0];
-		event->tcp_flags_reply = flow->tcp_flags[1];
-		event->ifindex = p ? p->ifindex : flow->ifindex;
-		event->flags = p ? p->flags : flow->flags;
-		event_verdict(event, verdict);
-		event_submit(event, cpu, totals, now);
+		if ((left && kind != DUE_SAMPLE) || event_emit(flow, key, p, now, kind))
+			left |= kind;
 	}
 	return left;
 }
 
 /* A packet that belongs to no flow: every N-th of a CPU becomes a sample with flow_id 0 and its own size. */
-static __always_inline void untracked_emit(const struct packet *p, const struct config *config,
-					   const struct answer *answer)
+APART int untracked_emit(const struct scratch *s)
 {
-	u32 zero = 0;
-	struct cpu_state *cpu = cpu_state_lookup(zero);
-	struct totals *totals = totals_lookup(zero);
+	struct cpu_state *cpu = cpu_state_lookup(0);
+	struct totals *totals = totals_lookup(0);
+	const struct config *config = config_lookup(0);
+	const struct packet *p;
+	const struct answer *answer;
 	struct verdict_event *event;
-	int reversed = answer->reversed;
+	int reversed;
 
-	if (!cpu || !totals || !config->sample || cpu->untracked++ % config->sample)
-		return;
+	if (!s || !cpu || !totals || !config || !config->sample || cpu->untracked++ % config->sample)
+		return 0;
+	p = &s->packet;
+	answer = &s->answer;
+	reversed = answer->reversed;
 	counter_add_atomic(COUNTER_EVENTS_DUE, 1);
 	if (ring_is_half_full(totals)) {
 		sample_lost(answer->verdict);
-		return;
+		return 0;
 	}
 	if (!event_allowed(cpu, config, p->now, is_denied(answer->verdict), 1)) {
 		sample_held_back(answer->verdict);
-		return;
+		return 0;
 	}
 	event = ring_reserve();
 	if (!event) {
 		sample_lost(answer->verdict);
-		return;
+		return 0;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
 	event->time = clock_precise(p->now);
-	__builtin_memcpy(event->src, reversed ? &p->dst : &p->src, 16);
-	__builtin_memcpy(event->dst, reversed ? &p->src : &p->dst, 16);
+	copy_words(event->src, reversed ? &p->dst : &p->src, 16);
+	copy_words(event->dst, reversed ? &p->src : &p->dst, 16);
 	event->packets_original = reversed ? 0 : p->packets;
 	event->bytes_original = reversed ? 0 : p->bytes;
 	event->packets_reply = reversed ? p->packets : 0;
@@ -252,6 +261,7 @@ static __always_inline void untracked_emit(const struct packet *p, const struct 
 	event->flags = p->flags | FLAG_UNTRACKED;
 	event_verdict(event, answer->verdict);
 	event_submit(event, cpu, totals, p->now);
+	return 1;
 }
 
 #endif

@@ -142,7 +142,7 @@ static __always_inline int flow_finish(struct flow *flow, const struct flow_key 
 {
 	flow_owes(flow, DUE_END);
 	/* What is late tells of the packets before this one: NULL. */
-	return flow_emit(flow, key, NULL, config, p->now, flow->due) ? -1 : 0;
+	return flow_emit(flow, key, NULL, p->now, flow->due) ? -1 : 0;
 }
 
 static __always_inline void flow_renew(struct flow *flow, const struct packet *p, const struct answer *answer)

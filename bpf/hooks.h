@@ -13,7 +13,7 @@
 
 static __always_inline int on_ingress(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	const struct frame frame = {.xdp = ctx};
 	struct config *config = config_lookup(0);
 	struct scratch *s = scratch_lookup(0);
 	struct packet *p;
@@ -21,7 +21,7 @@ static __always_inline int on_ingress(struct xdp_md *ctx)
 	if (!config || !s)
 		return XDP_PASS;
 	p = packet_begin(s);
-	p->wire_length = end - data;
+	p->wire_length = ctx->data_end - ctx->data;
 	p->bytes = p->wire_length;
 	p->packets = 1;
 	p->ifindex = ctx->ingress_ifindex;
@@ -29,19 +29,19 @@ static __always_inline int on_ingress(struct xdp_md *ctx)
 	if (JUDGE_CLOCK) {
 		u64 *stamp = (void *)(long)ctx->data_meta;
 
-		if ((void *)(stamp + 1) > data)
+		if ((void *)(stamp + 1) > frame_data(&frame))
 			return XDP_ABORTED;
 		p->now = *stamp;
 	} else {
 		p->now = clock_coarse(s);
 	}
-	return datapath(s, config, data, end) ? XDP_DROP : XDP_PASS;
+	return datapath(s, &frame) ? XDP_DROP : XDP_PASS;
 }
 
 /* Passing is TC_ACT_UNSPEC: TC_ACT_OK would keep other people's filters from running. */
 static __always_inline int on_egress(struct __sk_buff *skb)
 {
-	void *data, *end;
+	const struct frame frame = {.skb = skb};
 	struct config *config = config_lookup(0);
 	struct scratch *s = scratch_lookup(0);
 	struct packet *p;
@@ -56,8 +56,6 @@ static __always_inline int on_egress(struct __sk_buff *skb)
 	/* Headers may lie outside the linear part. */
 	if (skb->data_end - skb->data < 128 && skb->data_end - skb->data < skb->len)
 		bpf_skb_pull_data(skb, skb->len < 256 ? skb->len : 256);
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
 	p = packet_begin(s);
 	p->wire_length = skb->len;
 	p->packets = skb->gso_segs ? skb->gso_segs : 1;
@@ -66,7 +64,7 @@ static __always_inline int on_egress(struct __sk_buff *skb)
 	p->ifindex = skb->ifindex;
 	p->flags = FLAG_EGRESS;
 	p->now = clock_coarse(s);
-	return datapath(s, config, data, end) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return datapath(s, &frame) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 static __always_inline int on_mark(struct xdp_md *ctx)

@@ -2,7 +2,7 @@
  * all have its bit (rules are numbered in order of credit), then the default. A vector begins with its summary, a bit
  * for each word of 64 rules that is not empty: only words that three summaries name are looked at.
  *
- *	judge(answer, packet, epoch, ways)	→ fills the answer
+ *	judge(scratch, epoch, ways, opener_type)	→ fills scratch->answer from scratch->packet
  *
  * The packed verdict is one u64, revision << 32 | rule << 16 | reason << 8 | VERDICT_* bits: one load says whether
  * it still holds, and one cmpxchg replaces it.
@@ -94,8 +94,12 @@ static __always_inline u32 lowest_bit(u64 word)
 /* Number of the first rule that all three vectors hold; RULES_MAX: none. A vector is SUMMARY_WORDS words of summary (bit
  * i of word b: word 64 × b + i of the rules is not 0), then words of rules (bit i of word w: rule 64 × w + i), of which
  * `words` are in use. */
-static __always_inline u32 first_rule(const u64 *a, const u64 *b, const u64 *c, u32 words)
+APART u32 first_rule(u32 source, u32 destination, u32 port, u32 words)
 {
+	const u64 *a = source_rules_lookup(source), *b = destination_rules_lookup(destination), *c = port_rules_lookup(port);
+
+	if (!a || !b || !c)
+		return RULES_MAX; /* cannot be */
 #pragma clang loop unroll(disable)
 	for (u32 block = 0; block < SUMMARY_WORDS && block * 64 < words; block++) {
 		u64 left = a[block] & b[block] & c[block]; /* words still to be looked at */
@@ -123,13 +127,17 @@ static __always_inline u64 borrows(u64 a, u64 b, u64 borrow)
 }
 
 /* What policy knows of an address: of the last range that begins at or below it. */
-static __always_inline void classify(const struct address *a, u32 slot, u32 levels, u8 family, struct address_range *found)
+APART int classify(const struct address *a, u32 slot, u32 levels, u32 family, struct address_range *found)
 {
-	u64 high = __builtin_bswap64(a->word[0]), low = __builtin_bswap64(a->word[1]);
+	u64 high, low;
 	u32 node = 0, leaves = 0; /* nodes above the current level */
 	struct range_node *n;
 	struct address_range *entry;
 
+	if (!a || !found)
+		return -1;
+	high = __builtin_bswap64(a->word[0]);
+	low = __builtin_bswap64(a->word[1]);
 	if (family == 4)
 		low |= 0xffffULL << 32;
 #pragma clang loop unroll(disable)
@@ -146,22 +154,29 @@ static __always_inline void classify(const struct address *a, u32 slot, u32 leve
 		leaves = 4 * leaves + 1;
 	}
 	entry = ranges_lookup(slot * RANGES_MAX + node - leaves);
-	if (entry)
-		*found = *entry;
-	else
-		__builtin_memset(found, 0, sizeof(*found)); /* cannot be */
+	if (!entry)
+		return -1; /* cannot be */
+	*found = *entry;
+	return 0;
 }
 
 /* `opener_type`: the ICMP type that opened the flow, where it is known; if < 0 that of this packet, turned to the
  * request's if the packet is judged as a reply. */
-static __always_inline void judge(struct answer *answer, const struct packet *p, const struct config *config, u64 epoch,
-				  u32 ways, int opener_type)
+APART int judge(struct scratch *scratch, u64 epoch, u32 ways, int opener_type)
 {
+	const struct config *config = config_lookup(0);
 	u8 slot = (epoch >> REVISION_SHIFT) & 1;
-	const struct slot *s = (const struct slot *)&config->slots[slot];
-	struct address_range source, destination;
+	struct address_range source = {}, destination = {};
+	const struct slot *s;
+	const struct packet *p;
+	struct answer *answer;
 	u32 rule, at;
 
+	if (!scratch || !config)
+		return -1;
+	s = (const struct slot *)&config->slots[slot];
+	p = &scratch->packet;
+	answer = &scratch->answer;
 	__builtin_memset(answer, 0, sizeof(*answer));
 	answer->sample = config->sample;
 	answer->reversed = ways == WAY_REVERSED;
@@ -172,16 +187,15 @@ static __always_inline void judge(struct answer *answer, const struct packet *p,
 	rule = builtin(p);
 	if (rule && (s->builtins >> (rule - RULE_BUILTIN_NDP)) & 1) {
 		answer->verdict = pack(epoch, rule, REASON_BUILTIN, 0);
-		return;
+		return 0;
 	}
 	if (!s->has_policy) {
 		answer->verdict = pack(epoch, RULE_NO_POLICY, REASON_NO_POLICY, 0);
-		return;
+		return 0;
 	}
 #pragma clang loop unroll(disable)
 	for (u32 way = 0; way < 2; way++) {
 		u32 reversed = way, from, to, *port;
-		u64 *by_source, *by_destination, *by_port;
 		struct rule *found;
 		u64 verdict;
 
@@ -192,17 +206,12 @@ static __always_inline void judge(struct answer *answer, const struct packet *p,
 		at = port_index(p, reversed, opener_type >= 0 ? opener_type : reversed ? (u8)p->dport : p->icmp_type);
 		port = ports_lookup(slot * PORTS_PER_SLOT + at);
 		if (!port)
-			return;
-		by_source = source_rules_lookup(slot * CLASSES_MAX + from);
-		by_destination = destination_rules_lookup(slot * CLASSES_MAX + to);
-		by_port = port_rules_lookup(slot * CLASSES_MAX + *port);
-		if (!by_source || !by_destination || !by_port)
-			return;
-		rule = first_rule(by_source, by_destination, by_port, s->words);
+			return 0;
+		rule = first_rule(slot * CLASSES_MAX + from, slot * CLASSES_MAX + to, slot * CLASSES_MAX + *port, s->words);
 		if (rule < RULES_MAX) {
 			found = rules_lookup(slot * RULES_MAX + rule);
 			if (!found)
-				return;
+				return 0;
 			verdict = pack(epoch, RULE_FIRST + rule, REASON_RULE,
 				       (found->decision == DECISION_DENY ? VERDICT_DENY : 0) |
 					       (found->report_only ? VERDICT_REPORT_ONLY : 0));
@@ -222,6 +231,7 @@ static __always_inline void judge(struct answer *answer, const struct packet *p,
 		if (!is_denied(verdict))
 			break;
 	}
+	return 0;
 }
 
 #endif

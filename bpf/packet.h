@@ -19,6 +19,14 @@ struct address {
 	u64 word[2]; /* network byte order; IPv4 in the last 4 bytes */
 };
 
+/* memcpy in words: of bytes, as most of our structs have, the compiler copies one at a time. `size` is a constant. */
+static __always_inline void copy_words(void *to, const void *from, u32 size)
+{
+#pragma unroll
+	for (u32 i = 0; i < size / 8; i++)
+		((u64 *)to)[i] = ((const u64 *)from)[i];
+}
+
 struct packet {
 	struct address src, dst;
 	u16 sport, dport; /* host byte order; ICMP: what flow_key says of lo_port and hi_port */
@@ -56,6 +64,7 @@ struct cursor {
 	u32 next; /* IPv6: the header at `at` */
 	u32 error_type; /* of the ICMP error that quotes */
 	u32 quote_end;	/* offset in the frame where that error ends */
+	u32 later_fragment, first_fragment;
 	u32 pad;
 	struct address error_from, error_to;
 };

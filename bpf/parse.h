@@ -1,7 +1,7 @@
 /* From bytes to a packet's tuple: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with extension headers,
  * fragments, TCP, UDP, SCTP, ICMP, and the packet an ICMP error quotes.
  *
- *	parse(scratch, data, data_end)	→ enum parsed; fills scratch->packet and ->key
+ *	parse(scratch, frame)	→ enum parsed; fills scratch->packet and ->key
  *
  * Every bound is checked against data_end (what can be read) and against the length the IP header claims (what
  * belongs to the packet). No map is touched here.
@@ -51,8 +51,8 @@ static __always_inline u8 icmp_query(u8 family, u8 type)
 
 static __always_inline int is_extension(u8 proto)
 {
-	return proto == 0 || proto == 43 || proto == EXTENSION_FRAGMENT || proto == EXTENSION_AH || proto == 60 || proto == 135 || proto == 139 ||
-	       proto == 140;
+	return proto == 0 || proto == 43 || proto == EXTENSION_FRAGMENT || proto == EXTENSION_AH || proto == 60 || proto == 135 ||
+	       proto == 139 || proto == 140;
 }
 
 /* Which section of `ports` policy asks. */
@@ -71,6 +71,22 @@ static __always_inline u8 ports_group(u8 family, u8 proto)
 	return GROUP_OTHER;
 }
 
+/* What a hook was given: one of the two, known when this is compiled. */
+struct frame {
+	struct xdp_md *xdp;
+	struct __sk_buff *skb;
+};
+
+static __always_inline void *frame_data(const struct frame *f)
+{
+	return (void *)(long)(f->xdp ? f->xdp->data : f->skb->data);
+}
+
+static __always_inline void *frame_end(const struct frame *f)
+{
+	return (void *)(long)(f->xdp ? f->xdp->data_end : f->skb->data_end);
+}
+
 /* Whole loads: a memcpy from bytes becomes a load a byte. The kernel allows unaligned ones wherever XDP is fast. */
 static __always_inline u16 read16(const u8 *at)
 {
@@ -87,10 +103,12 @@ static __always_inline u64 read_word(const u8 *at)
 	return *(const u64 *)at;
 }
 
-/* Bytes at the cursor, NULL if it is past the frame. */
-static __always_inline u8 *cursor_bytes(const struct cursor *c, void *data, void *end)
+/* Bytes at the cursor, NULL if it is past the frame. `data` is asked for anew: of a pointer the verifier remembers how
+ * much of the frame was checked, and would walk the rest once for each way that led here. */
+static __always_inline u8 *cursor_bytes(const struct cursor *c, const struct frame *f, void **end)
 {
 	u32 at = *(volatile u32 *)&c->at;
+	void *data = frame_data(f);
 	u8 *bytes;
 
 	if (at > HEADERS_MAX)
@@ -98,7 +116,8 @@ static __always_inline u8 *cursor_bytes(const struct cursor *c, void *data, void
 	/* The compiler may test another copy of `at` than the one it adds: the verifier must see this one bounded. */
 	asm volatile("%0 &= 0x7fff" : "+r"(at));
 	bytes = (u8 *)data + at;
-	return (void *)bytes > end ? NULL : bytes;
+	*end = frame_end(f);
+	return (void *)bytes > *end ? NULL : bytes;
 }
 
 /* Where the parser stands. */
@@ -107,11 +126,10 @@ struct layer {
 	u32 offset;    /* of `at` in the frame (the verifier allows no difference of these pointers) */
 	u32 left;      /* bytes of the IP payload from `at` on, as the IP header claims */
 	u32 available; /* bytes from the IP header on, as the frame says; ~0 inside a quoted packet, which is cut off */
-	u8 later_fragment, first_fragment;
 };
 
 /* parse_ipv4 and parse_ipv6 move behind the header and its extensions. */
-static __always_inline int parse_ipv4(struct packet *p, struct layer *l, void *end)
+static __always_inline int parse_ipv4(struct packet *p, struct layer *l, struct cursor *c, void *end)
 {
 	u8 *at = l->at;
 	u32 header, total;
@@ -135,8 +153,8 @@ static __always_inline int parse_ipv4(struct packet *p, struct layer *l, void *e
 	p->src.word[0] = p->dst.word[0] = 0;
 	p->src.word[1] = (u64)*(u32 *)(at + 12) << 32; /* little-endian hosts: the last four of the 16 bytes */
 	p->dst.word[1] = (u64)*(u32 *)(at + 16) << 32;
-	l->later_fragment = (offset & 0x1fff) != 0;
-	l->first_fragment = (offset & 0x3fff) == 0x2000;
+	c->later_fragment = (offset & 0x1fff) != 0;
+	c->first_fragment = (offset & 0x3fff) == 0x2000;
 	/* RFC 1858: a TCP fragment at offset 1 overwrites the flags that were judged. */
 	if ((offset & 0x1fff) == 1 && at[9] == IPPROTO_TCP)
 		return PARSED_MALFORMED;
@@ -153,9 +171,10 @@ static __always_inline int is_mapped(const struct address *a)
 }
 
 /* One extension header; → 0, or it is malformed. */
-static __always_inline int parse_extension(struct packet *p, struct layer *l, struct cursor *c, void *data, void *end)
+static __always_inline int parse_extension(struct packet *p, struct cursor *c, const struct frame *f)
 {
-	u8 *at = cursor_bytes(c, data, end);
+	void *end;
+	u8 *at = cursor_bytes(c, f, &end);
 	u32 length;
 
 	if (!at || (void *)(at + 8) > end)
@@ -165,8 +184,8 @@ static __always_inline int parse_extension(struct packet *p, struct layer *l, st
 
 		p->fragment_proto = at[0];
 		p->fragment_id = read32(at + 4);
-		l->later_fragment = (offset & 0xfff8) != 0;
-		l->first_fragment = (offset & 0xfff9) == 1;
+		c->later_fragment = (offset & 0xfff8) != 0;
+		c->first_fragment = (offset & 0xfff9) == 1;
 		if ((offset & 0xfff8) == 8 && at[0] == IPPROTO_TCP)
 			return -1;
 		length = 8;
@@ -183,7 +202,7 @@ static __always_inline int parse_extension(struct packet *p, struct layer *l, st
 	return 0;
 }
 
-static __always_inline int parse_ipv6(struct packet *p, struct layer *l, struct cursor *c, void *data, void *end)
+static __always_inline int parse_ipv6(struct packet *p, struct layer *l, struct cursor *c, const struct frame *f, void *end)
 {
 	u8 *at = l->at;
 
@@ -203,7 +222,7 @@ static __always_inline int parse_ipv6(struct packet *p, struct layer *l, struct 
 	p->dst.word[1] = read_word(at + 32);
 	if (is_mapped(&p->src) || is_mapped(&p->dst))
 		return PARSED_MALFORMED;
-	l->later_fragment = l->first_fragment = 0;
+	c->later_fragment = c->first_fragment = 0;
 	l->at = at + 40;
 	l->offset += 40;
 	if (!is_extension(at[6]))
@@ -212,18 +231,16 @@ static __always_inline int parse_ipv6(struct packet *p, struct layer *l, struct 
 	c->left = l->left;
 	c->next = at[6];
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < EXTENSIONS_MAX; i++) {
-		if (parse_extension(p, l, c, data, end))
+	for (int i = 0;; i++) {
+		if (i == EXTENSIONS_MAX || parse_extension(p, c, f))
 			return PARSED_MALFORMED;
-		if (!is_extension(*(volatile u32 *)&c->next) || l->later_fragment)
+		if (!is_extension(*(volatile u32 *)&c->next) || *(volatile u32 *)&c->later_fragment)
 			break;
 	}
-	if (is_extension(*(volatile u32 *)&c->next) && !l->later_fragment)
-		return PARSED_MALFORMED;
 	p->proto = c->next;
 	l->left = c->left;
 	l->offset = c->at;
-	l->at = cursor_bytes(c, data, end);
+	l->at = cursor_bytes(c, f, &end);
 	return l->at ? PARSED_IP : PARSED_MALFORMED;
 }
 
@@ -288,11 +305,12 @@ static __always_inline u8 flow_key_make(const struct packet *p, struct flow_key 
 	return from_hi;
 }
 
-static __always_inline int parse(struct scratch *s, void *data, void *end)
+static __always_inline int parse(struct scratch *s, const struct frame *f)
 {
+	void *end = frame_end(f);
 	struct packet *p = &s->packet;
 	struct cursor *c = &s->cursor;
-	struct layer l = {.at = data};
+	struct layer l = {.at = frame_data(f)};
 	int quoted = 0;
 	u16 type;
 
@@ -301,7 +319,6 @@ static __always_inline int parse(struct scratch *s, void *data, void *end)
 	type = read16(l.at + 12);
 	l.at += 14;
 	l.offset = 14;
-	l.available = p->wire_length - 14;
 #pragma unroll
 	for (int i = 0; i < VLAN_TAGS_MAX; i++) {
 		if (type != 0x8100 && type != 0x88a8)
@@ -311,18 +328,25 @@ static __always_inline int parse(struct scratch *s, void *data, void *end)
 		type = read16(l.at + 2);
 		l.at += 4;
 		l.offset += 4;
-		l.available -= 4;
 	}
+	if (l.offset > 14) { /* through memory: else the verifier walks the rest once for one tag and once for two */
+		*(volatile u32 *)&c->at = l.offset;
+		l.offset = *(volatile u32 *)&c->at;
+		l.at = cursor_bytes(c, f, &end);
+		if (!l.at)
+			return PARSED_NON_IP;
+	}
+	l.available = p->wire_length - l.offset;
 	if (type != 0x0800 && type != 0x86dd)
 		return PARSED_NON_IP;
 	p->family = type == 0x0800 ? 4 : 6;
 	/* Once for the packet, and once more for the one an ICMP error quotes. */
 #pragma clang loop unroll(disable)
 	for (int depth = 0; depth < 2; depth++) {
-		int parsed = *(volatile u8 *)&p->family == 4 ? parse_ipv4(p, &l, end) : parse_ipv6(p, &l, c, data, end);
+		int parsed = *(volatile u8 *)&p->family == 4 ? parse_ipv4(p, &l, c, end) : parse_ipv6(p, &l, c, f, end);
 
 		quoted = depth;
-		if (parsed == PARSED_IP && l.later_fragment) {
+		if (parsed == PARSED_IP && *(volatile u32 *)&c->later_fragment) {
 			p->sport = p->dport = 0;
 			p->ports = GROUP_OTHER;
 			p->kind = quoted ? PACKET_ICMP_UNRELATED : PACKET_LATER_FRAGMENT;
@@ -342,7 +366,7 @@ static __always_inline int parse(struct scratch *s, void *data, void *end)
 				p->kind = PACKET_ICMP_UNRELATED;
 			break;
 		}
-		p->kind = l.first_fragment ? PACKET_FIRST_FRAGMENT : PACKET_WHOLE;
+		p->kind = *(volatile u32 *)&c->first_fragment ? PACKET_FIRST_FRAGMENT : PACKET_WHOLE;
 		if ((p->ports != GROUP_ICMP && p->ports != GROUP_ICMPV6) || !icmp_is_error(p->family, p->icmp_type))
 			break;
 		p->kind = PACKET_ICMP_ERROR;
@@ -352,7 +376,7 @@ static __always_inline int parse(struct scratch *s, void *data, void *end)
 		c->quote_end = l.offset + l.left;
 		c->at = l.offset + 8;
 		l.offset += 8;
-		l.at = cursor_bytes(c, data, end);
+		l.at = cursor_bytes(c, f, &end);
 		l.available = ~0U;
 		if (!l.at)
 			return PARSED_MALFORMED;

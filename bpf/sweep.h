@@ -12,8 +12,12 @@
 #include "flow.h"
 
 /* → 1: the flow is DEAD. */
-static __always_inline int mark_flow(struct flow *flow, const struct flow_key *key, const struct config *config, u64 now)
+APART int mark_flow(struct flow *flow, const struct flow_key *key, u64 now)
 {
+	const struct config *config = config_lookup(0);
+
+	if (!flow || !key || !config)
+		return 0;
 	/* A restart that found no room in the ring. If it is still at it, it ends before `reap` and makes it ACTIVE. */
 	if (flow->due & DUE_END)
 		__sync_val_compare_and_swap(&flow->state, FLOW_BUSY, FLOW_DEAD);
@@ -22,18 +26,18 @@ static __always_inline int mark_flow(struct flow *flow, const struct flow_key *k
 		flow_owes(flow, DUE_END);
 	if (*(volatile u64 *)&flow->state == FLOW_DEAD)
 		return 1;
-	flow_emit(flow, key, NULL, config, now, flow->due & (DUE_NEW | DUE_CHANGE));
+	flow_emit(flow, key, NULL, now, flow->due & (DUE_NEW | DUE_CHANGE));
 	return 0;
 }
 
 /* → 1: the flow is gone. */
-static __always_inline int reap_flow(struct flow *flow, struct flow_key *key, const struct config *config, u64 now)
+APART int reap_flow(struct flow *flow, struct flow_key *key, u64 now)
 {
 	struct totals *totals = totals_lookup(0);
 
-	if (!totals || flow->state != FLOW_DEAD)
+	if (!flow || !key || !totals || flow->state != FLOW_DEAD)
 		return 0;
-	if (flow_emit(flow, key, NULL, config, now, flow->due))
+	if (flow_emit(flow, key, NULL, now, flow->due))
 		return 0; /* the ring is full: next time */
 	flow_settled(flow);
 	__sync_fetch_and_add(&totals->flows, -1ULL);
@@ -44,11 +48,8 @@ static __always_inline int reap_flow(struct flow *flow, struct flow_key *key, co
 /* `reap` is a constant: each program has one of the two. */
 static __always_inline int sweep(void *data, void *end, u64 now, int reap)
 {
-	const struct config *config = config_lookup(0);
 	int done = 0;
 
-	if (!config)
-		return 0;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < SWEEP_MAX; i++) {
 		struct flow_key key;
@@ -56,11 +57,11 @@ static __always_inline int sweep(void *data, void *end, u64 now, int reap)
 
 		if (data + sizeof(key) > end)
 			break;
-		__builtin_memcpy(&key, data, sizeof(key));
+		copy_words(&key, data, sizeof(key));
 		data += sizeof(key);
 		flow = flow_lookup(&key);
 		if (flow)
-			done += reap ? reap_flow(flow, &key, config, now) : mark_flow(flow, &key, config, now);
+			done += reap ? reap_flow(flow, &key, now) : mark_flow(flow, &key, now);
 	}
 	return done;
 }
