@@ -71,7 +71,7 @@ def _digest(asked: msgspec.Struct) -> str:
     """Of the question, whatever page of it, however long."""
     given = msgspec.to_builtins(asked)
     rest = {name: value for name, value in given.items() if name not in ("cursor", "limit")}
-    return hashlib.sha256(msgspec.json.encode(rest)).hexdigest()[:16]
+    return hashlib.sha256(msgspec.json.encode([type(asked).__name__, rest])).hexdigest()[:16]
 
 
 def cursor(asked: Paged | RevisionsAsked, bounds: Bounds, key: Any) -> str:
@@ -87,10 +87,10 @@ def place(asked: Paged | RevisionsAsked, kind: type[K]) -> tuple[Bounds, K] | No
     try:
         raw = base64.b64decode(asked.cursor + "=" * (-len(asked.cursor) % 4), b"-_", validate=True)
         found = msgspec.msgpack.decode(raw, type=_Place)
+        if found.digest != _digest(asked):
+            raise QueryError("cursor: it is of another question", "give the parameters of the page before with it")
         key = msgspec.convert(found.key, kind)
     except (binascii.Error, msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
         raise QueryError("cursor: not one of this API", "take the `next` of the page before, or none") from error
-    if found.digest != _digest(asked):
-        raise QueryError("cursor: it is of another question", "give the parameters of the page before with it")
     moments.check(*found.bounds)
     return found.bounds, key
