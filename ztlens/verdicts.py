@@ -23,6 +23,8 @@ COLUMNS = (
 )  # fmt: skip
 FORMATS = ("compact", "table", "json", "dict")
 FLAGS = ("egress", "midstream", "report_only", "untracked", "aggregated", "reversed")
+ALIGNED, WIDEST = 26, 60
+"""Columns of opener and responder on a terminal, at first and at most; in a pipe they are as long as they are."""
 Row = dict[str, Any]
 
 
@@ -76,12 +78,18 @@ def endpoint(address: str | None, port: int | None, proto: str | None) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def compact(row: Row, colour: bool) -> str:
-    """One line."""
-    denied = row["decision"] == "deny"
-    style = (show.RED,) if row["outcome"] == "dropped" else (show.YELLOW,) if denied else (show.GREEN,)
+def ends(row: Row) -> tuple[str, str]:
+    """Opener and responder, each with its identity."""
     source = endpoint(row["src"], row["sport"], row["proto"])
     target = endpoint(row["dst"], row["dport"], row["proto"])
+    return f"{source} ({row['src_identity']})", f"{target} ({row['dst_identity']})"
+
+
+def compact(row: Row, colour: bool, widths: tuple[int, int] = (0, 0)) -> str:
+    """One line; opener and responder are given as much room as `widths` say."""
+    denied = row["decision"] == "deny"
+    style = (show.RED,) if row["outcome"] == "dropped" else (show.YELLOW,) if denied else (show.GREEN,)
+    source, target = ends(row)
     proto = row["proto"] or "-"
     if proto in ("icmp", "icmpv6"):
         proto += f":{row['dport']}"
@@ -92,7 +100,7 @@ def compact(row: Row, colour: bool) -> str:
         [
             show.paint(times.rfc3339(row["time"], local=True, digits=3), show.DIM, on=colour),
             show.paint(f"{judgement(row):22}", *style, on=colour),
-            f"{source} ({row['src_identity']}) → {target} ({row['dst_identity']})",
+            f"{source:{widths[0] or ''}} → {target:{widths[1] or ''}}",
             proto,
             show.paint(because(row), show.BOLD, on=colour),
             show.paint(" ".join([tail, *marks]), show.DIM, on=colour),
@@ -125,6 +133,7 @@ class Printer:
         self._out = out
         self._rows: list[Row] = []
         self._colour = show.coloured()
+        self._widths = (ALIGNED, ALIGNED) if show.on_terminal() else (0, 0)
         self._first = True
 
     def write(self, rows: Iterable[Row]) -> None:
@@ -144,7 +153,10 @@ class Printer:
         if self.output == "dict":
             gap, self._first = ("" if self._first else "------------\n"), False
             return gap + block(row)
-        return compact(row, self._colour)
+        if self._widths[0]:  # columns, which grow as wider ends come
+            wide = [max(have, min(len(end), WIDEST)) for have, end in zip(self._widths, ends(row), strict=True)]
+            self._widths = (wide[0], wide[1])
+        return compact(row, self._colour, self._widths)
 
     def close(self) -> None:
         """The end of what was asked for."""

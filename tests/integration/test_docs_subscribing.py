@@ -1,10 +1,12 @@
 """docs/subscribing.md does what it says: its programs run against a real nats-server and print what it shows."""
 
 import asyncio
+import http.server
 import json
 import os
 import shutil
 import sys
+import threading
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +20,7 @@ import pytest
 
 from collector.live import Live
 from schemas import messages, streams, subjects
-from schemas.codes import Decision, Outcome, Reason, RuleId
+from schemas.codes import Decision, EventKind, Outcome, Reason, RuleId
 from schemas.verdict import STRIDE
 from tests.support.batches import CLOCK, packed, policy_record, verdict
 from tests.support.docs import DOCS, ROOT, Block, marked
@@ -28,6 +30,7 @@ from tests.support.until import until
 DOCUMENT = DOCS / "subscribing.md"
 PROGRAMS = marked(DOCUMENT, "run")
 PRINTS = marked(DOCUMENT, "prints")
+POSTS = marked(DOCUMENT, "posts")
 MODULES = ROOT / "tests/integration/javascript/node_modules"
 SAME = {"live.mjs": "live.py"}
 """Programs whose output is shown once."""
@@ -157,6 +160,64 @@ async def test_live(name: str, server: Server, tmp_path: Path) -> None:
     await client.close()
 
 
+class Receiver:
+    """A tiny HTTP server that refuses the first post and keeps the others."""
+
+    def __init__(self) -> None:
+        self.refused = 0
+        self.posts: list[Any] = []
+        receiver = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status = 200 if receiver.refused else 503
+                receiver.refused += not receiver.refused
+                if status == 200:
+                    receiver.posts.append(body)
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        self._thread = threading.Thread(target=self.server.serve_forever)
+
+    def __enter__(self) -> "Receiver":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.server.shutdown()
+        self._thread.join()
+        self.server.server_close()
+
+
+async def test_webhook(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was refused comes again, once; new flows only."""
+    client = await nats.connect(server.url)
+    with Receiver() as receiver:
+        monkeypatch.setenv("WEBHOOK", receiver.url)
+        async with program(PROGRAMS["webhook.py"], tmp_path, server.url):
+            await until(lambda: server.subscribed("ztlens.live.v1.*.deny.>"), "the program's subscription")
+            publisher = Live(SimpleNamespace(client=client), "gw1", 1000, Names())  # type: ignore[arg-type]
+            await publisher.offer(live_rows(), clock=CLOCK, ring="r1")
+            await until(lambda: receiver.posts, "the post")
+            later = live_rows()[1:2]
+            later["flow_id"] = 77
+            end = later.copy()
+            end["event"] = EventKind.END
+            await publisher.offer(np.concatenate([end, later]), clock=CLOCK, ring="r1")
+            await until(lambda: len(receiver.posts) == 2, "the next post")
+    first, second = receiver.posts
+    assert (receiver.refused, first["text"] + "\n") == (1, POSTS["webhook.py"].text)
+    assert [(v["rule"], v["flow_id"]) for v in first["verdicts"]] == [("no-shortcut", (1 << 48) + 1), ("default", 2)]
+    assert [(v["event"], v["flow_id"]) for v in second["verdicts"]] == [("new", 77)]
+    await client.close()
+
+
 async def _streams(client: Any) -> None:
     for name in (subjects.VERDICTS_STREAM, subjects.RECORDS_STREAM):
         await streams.ensure(client, name, max_bytes=1 << 20)
@@ -192,8 +253,8 @@ async def test_batches_in_javascript(server: Server, tmp_path: Path) -> None:
 
 
 def test_every_program_is_run_here() -> None:
-    assert set(PROGRAMS) == {"live.py", "live.mjs", "batches.py", "batches.mjs"}
-    assert set(PRINTS) | set(SAME) == set(PROGRAMS)
+    assert set(PROGRAMS) == {"live.py", "live.mjs", "webhook.py", "batches.py", "batches.mjs"}
+    assert set(PRINTS) | set(SAME) | set(POSTS) == set(PROGRAMS)
     assert STRIDE == 120  # the document's ranges
 
 
