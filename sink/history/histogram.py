@@ -54,8 +54,8 @@ def _held(reading: Reading) -> tuple[int, int]:
     ((oldest, newest),) = reading.rows(
         """SELECT least(min(v), min(m), min(h)), greatest(max(w), max(n)) FROM
         (SELECT epoch_ns(min(time)) AS v, epoch_ns(max(time)) AS w FROM store.verdicts),
-        (SELECT epoch_ns(min(time)) AS m, epoch_ns(max(last_seen)) AS n FROM store.pairs_1m),
-        (SELECT epoch_ns(min(time)) AS h FROM store.pairs_1h)"""
+        (SELECT epoch_ns(min(first_seen)) AS m, epoch_ns(max(last_seen)) AS n FROM store.pairs_1m),
+        (SELECT epoch_ns(min(first_seen)) AS h FROM store.pairs_1h)"""
     )
     return oldest or 0, newest or 0
 
