@@ -5,11 +5,13 @@ The kernel tells that something changed; then all are listed anew and compared w
 nothing depends on having heard of every change.
 """
 
+import os
 import select
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collector.kernel.datapath import PinnedDatapath
 
 NOT_WATCHED = "not watched"
+AT_ONCE = 50  # interfaces attached to in one look: some 10 ms each
 _NS = 1_000_000_000
 
 
@@ -90,16 +93,22 @@ class Watch:
         known, bridges = {link.ifindex for link in self.there.values()}, _bridges(self.there)
         noted = datapath.attached()[1]
         try:
-            self._list()
+            if not self._list():
+                noted = self._left_behind(datapath)
             self.wanted, self.absent = attach.wanted_links(self.settings.interfaces, self.there)
         except KernelError as error:  # the namespace went, too
             self.there = {}
+            self.changes.forget()  # or it would stay for our sake
+            self._left_behind(datapath)
             look.unwatched |= dict.fromkeys(self._names(), f"gone ({error})")
             datapath.interfaces = dict.fromkeys(self._names(), NOT_WATCHED)
             return look
         asked = {link.ifindex: interface for interface, link in self.wanted.items()}
         right = {a.ifindex: a for a in noted if a.ifindex in asked and _hooks(a) == asked[a.ifindex].hooks}
         new = {interface: link for interface, link in self.wanted.items() if link.ifindex not in right}
+        if len(new) > AT_ONCE:  # others wait for this thread, too: the rest is for the next look
+            new = dict(islice(new.items(), AT_ONCE))
+            self.changes.tell()
         kept = [replace(a, name=asked[a.ifindex].name, fresh=False) for a in right.values()]
         if new or kept != noted or bridges != _bridges(self.there):
             clsact = {a.ifindex for a in noted if a.clsact}
@@ -127,9 +136,11 @@ class Watch:
     def close(self) -> None:
         self.changes.close()
 
-    def _list(self) -> None:
-        self.changes.empty()  # first: what changes while we list is heard of
+    def _list(self) -> bool:
+        """False: the namespace is another one than at the last look."""
+        same = self.changes.empty()  # first: what changes while we list is heard of
         self.there = inside(self.settings.netns, links)
+        return same
 
     def _names(self) -> list[str]:
         return [i.name for i in self.settings.interfaces if not is_pattern(i.name)]
@@ -183,6 +194,13 @@ class Watch:
         datapath.held_by = {a.name: a.by for a in attached}
         return attached, failed
 
+    def _left_behind(self, datapath: "PinnedDatapath") -> list[Attached]:
+        """The namespace went, or another has its name: let go of what is in it. What is noted from now on: nothing."""
+        for link in bpflink.read([datapath.directory]):
+            bpflink.drop(link)
+        datapath.note(self.settings.netns, [])
+        return []
+
     def _missing(self, datapath: "PinnedDatapath", noted: Collection[Attached], look: Look) -> None:
         """What is asked for by name and not there, and what somebody took a program off."""
         now = {link.ifindex: link.name for link in self.there.values()}
@@ -208,26 +226,40 @@ class Changes:
 
     def __init__(self, netns: str) -> None:
         self._netns = netns
+        self._told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.epoll()
+        self._poll.register(self._told, select.EPOLLIN)
         self._changes: netlink.Changes | None = None
         self._of = (0, 0)
 
     def fileno(self) -> int:
         return self._poll.fileno()
 
-    def empty(self) -> None:
-        """What comes from here on is heard of. Raises KernelError if there is no such namespace."""
+    def empty(self) -> bool:
+        """What comes from here on is heard of. False: in another namespace of this name than before.
+
+        Raises KernelError if there is none.
+        """
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._told)
         of = (0, 0)
         if self._netns:
             with suppress(OSError):
                 stat = (NETNS_DIR / self._netns).stat()
                 of = (stat.st_dev, stat.st_ino)
-        if self._changes is None or of != self._of:
+        same = self._changes is not None and of == self._of
+        if not same:
             changes = inside(self._netns, lambda: netlink.Changes(netlink.LINKS))
             self.forget()
             self._poll.register(changes, select.EPOLLIN)
             self._changes, self._of = changes, of
+        assert self._changes is not None
         self._changes.empty()
+        return same
+
+    def tell(self) -> None:
+        """Be readable, as if something had changed."""
+        os.eventfd_write(self._told, 1)
 
     def forget(self) -> None:
         """Hear of nothing, until `empty`."""
@@ -239,6 +271,7 @@ class Changes:
     def close(self) -> None:
         self.forget()
         self._poll.close()
+        os.close(self._told)
 
 
 def _hooks(attached: Attached) -> str:
