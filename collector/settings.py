@@ -20,6 +20,7 @@ class CollectorSettings:
     mode: Mode | None = None  # None: what an adopted datapath has, else monitor
     run_dir: Path = Path("/run/ztlens/default")
     pins: Path = Path("/sys/fs/bpf/ztlens/default")
+    loader: str = "auto"  # or core, or bcc: collector.kernel.loader
     knobs: dict[str, int] = field(default_factory=dict)  # override schemas.structs.KNOBS by name
     sample: int = 1000
     budget: int = 250_000
@@ -43,6 +44,6 @@ class CollectorSettings:
     def datapath(self) -> DatapathSettings:
         """The part that the kernel side wants."""
         return DatapathSettings(
-            pins=self.pins, interfaces=self.interfaces, netns=self.netns, knobs=self.knobs, sample=self.sample,
-            budget=self.budget, midstream_seconds=self.midstream_seconds, timeouts=self.timeouts,
+            pins=self.pins, interfaces=self.interfaces, netns=self.netns, loader=self.loader, knobs=self.knobs,
+            sample=self.sample, budget=self.budget, midstream_seconds=self.midstream_seconds, timeouts=self.timeouts,
         )  # fmt: skip

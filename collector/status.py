@@ -22,6 +22,7 @@ def status(collector: "Collector") -> dict[str, Any]:
         "uptime": round(time.time() - collector.started, 1),
         "ring": datapath.ring_id,
         "adopted": datapath.adopted,
+        "loader": datapath.loader,
         "ending": collector.ending,
         "mode": word(datapath.mode),
         "revision": datapath.revision,

@@ -27,6 +27,10 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "database": (Database, None), "nats": (Nats, None),
     "config_file": (Config, None), "debug": (Debug, False),
 }  # fmt: skip
+LOADING = {
+    "loader": Annotated[str | None, typer.Option(metavar="auto|core|bcc", help="What loads the kernel side.")],
+}
+"""An option of what loads it, for `installation`."""
 _before: dict[str, Any] = {}
 """Common options given before the command's name."""
 

@@ -99,6 +99,12 @@ def _mode(value: object) -> str:
     return str(value)
 
 
+def _loader(value: object) -> str:
+    if value not in ("auto", "core", "bcc"):
+        raise ValueError("auto, core or bcc")
+    return str(value)
+
+
 def _interfaces(value: object) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
@@ -163,6 +169,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("web", _web, "HOST:PORT where the page listens, port 0: any free one; or off", lambda s: "127.0.0.1:7420"),
     Setting("web_names", _names, "by what names else browsers reach the page; needed off loopback", lambda s: ()),
     Setting("pins", _path, "where the kernel side is pinned", lambda s: PINS / s["instance"]),
+    Setting("loader", _loader, "core: an object built once; bcc: compiled at each start; auto: core if it is there",
+            lambda s: "auto"),
     Setting("knobs", _table, "sizes of the kernel side, by name of docs/schema.md", lambda s: {}),
     Setting("timeouts", _table, "seconds until a silent flow is over, by class", lambda s: {}),
     Setting("sample", _whole, "an event for 1 in N packets of a flow; 0: none", owner="collector"),

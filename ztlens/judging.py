@@ -21,11 +21,11 @@ _WORDS = {
 }  # fmt: skip
 
 
-def judge(file: Path, compiled: Any, mode: Mode = Mode.MONITOR) -> Iterator[dict[str, Any]]:
+def judge(file: Path, compiled: Any, mode: Mode = Mode.MONITOR, loader: str = "auto") -> Iterator[dict[str, Any]]:
     """One verdict a packet, in the capture's order, keys FIELDS; addresses are null when malformed.
 
     The clock is the capture's; where it steps back it stands still, as the kernel's would. Raises KernelError (no
-    privilege, no headers), BadInput (no capture).
+    privilege, nothing to load), BadInput (no capture).
     """
     packets = capture.read(file)
     first = next(packets, None)  # before the kernel is asked for anything: a bad file is told at once
@@ -33,7 +33,7 @@ def judge(file: Path, compiled: Any, mode: Mode = Mode.MONITOR) -> Iterator[dict
         return
     from collector.kernel.private import private_datapath
 
-    datapath = private_datapath(judge=True)
+    datapath = private_datapath(judge=True, loader=loader)
     try:
         datapath.apply(compiled, datapath.next_revision)
         datapath.set_mode(mode)

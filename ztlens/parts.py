@@ -22,7 +22,7 @@ HEALTHY = 60.0
 """Seconds a part must have run for its next death to be answered at once again."""
 
 _PASSED_ON = {"ZTLENS_BYTECODE_CACHE"}
-"""No setting: where tests keep what the compiler made (collector/kernel/loader.py)."""
+"""No setting: where tests keep what the compiler made (collector/kernel/loader_bcc.py)."""
 
 Report = Callable[[str], None]
 

@@ -125,6 +125,8 @@ class Datapath(Protocol):
     """Random, made with the ring and pinned beside it: events are numbered within it."""
     adopted: bool
     """True if it was found running and taken over."""
+    loader: str
+    """What loaded it: `core` or `bcc`; "" for one older than the choice."""
     interfaces: dict[str, str]
     """Interface → how it is watched: `native`, `generic` (counts are aggregated), `egress`, joined by `+`; or
     `not watched`."""

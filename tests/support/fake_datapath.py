@@ -211,6 +211,7 @@ class FakeDatapath:
         self.ring_id = self.kernel.ring_id
         self.stride = self.kernel.stride
         self.adopted = adopted
+        self.loader = "core"
         self.asked_for = interfaces
         self.interfaces: dict[str, str] = {}
         self.held_by: dict[str, str] = {}

@@ -7,7 +7,7 @@ import typer
 
 from schemas import times
 from ztlens import config, show
-from ztlens.command import installation
+from ztlens.command import LOADING, installation
 from ztlens.config import Settings
 from ztlens.errors import NO, BadInput
 
@@ -16,7 +16,7 @@ FIXED = ("instance", "run_dir", "database", "nats")
 
 def add(app: typer.Typer) -> None:
     """Register the command."""
-    installation(app, "demo")(demo)
+    installation(app, "demo", LOADING)(demo)
 
 
 def demo(
@@ -42,7 +42,9 @@ def demo(
         if settings.origins.get(name) == option:
             raise BadInput(f"{option} is not for the demo", "it is an installation of its own; leave it out")
     state = settings.state if settings.origins.get("state") == "--state" else None
-    options = Options(times.duration(duration), keep, enforce, output == "text", state, config.parsed("web", web))
+    options = Options(
+        times.duration(duration), keep, enforce, output == "text", state, config.parsed("web", web), settings["loader"]
+    )
     outcome = asyncio.run(run(options))
     if output == "json":
         show.document(outcome.summary)

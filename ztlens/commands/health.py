@@ -139,6 +139,7 @@ def _status_rows(state: dict[str, Any]) -> list[tuple[str, str]]:
         tolerance = collector.get("outage_tolerance")
         rows += [
             ("collector", f"node {collector.get('node')}, mode {collector.get('mode')}, watching {watched}"),
+            ("loader", collector.get("loader") or "of an older version"),
             ("policy", f"revision {collector.get('revision')}, " + (policy[:12] or "none: everything is allowed")),
             *_change_rows(collector),
             *([("tables", _tables(collector["tables"]))] if collector.get("tables") else []),

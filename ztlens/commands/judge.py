@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ztlens import show
-from ztlens.command import installation
+from ztlens.command import LOADING, installation
 from ztlens.commands.history import check_output
 from ztlens.config import Settings
 from ztlens.errors import BadInput
@@ -14,7 +14,7 @@ from ztlens.errors import BadInput
 
 def add(app: typer.Typer) -> None:
     """Register the command."""
-    installation(app, "judge")(judge)
+    installation(app, "judge", LOADING)(judge)
 
 
 def judge(
@@ -33,7 +33,7 @@ def judge(
     from ztlens import judging
 
     compiled = compile_text(read_text(policy), str(policy))
-    lines = judging.judge(file, compiled, Mode[mode.upper()])
+    lines = judging.judge(file, compiled, Mode[mode.upper()], settings["loader"])
     if output == "table":
         show.table(judging.FIELDS, (list(line.values()) for line in lines))
         return

@@ -9,7 +9,7 @@ import typer
 from schemas import times
 from ztlens import config, show
 from ztlens.checks import before_start
-from ztlens.command import installation, with_options
+from ztlens.command import LOADING, installation, with_options
 from ztlens.config import Settings
 from ztlens.errors import BadInput, Missing
 
@@ -53,9 +53,9 @@ SHOWING = {
 
 def add(app: typer.Typer) -> None:
     """Register the commands."""
-    installation(app, "up", WATCHING | METRICS | SHOWING)(up)
+    installation(app, "up", WATCHING | LOADING | METRICS | SHOWING)(up)
     installation(app, "down")(down)
-    installation(app, "collector", WATCHING | METRICS)(collector)
+    installation(app, "collector", WATCHING | LOADING | METRICS)(collector)
     installation(app, "sink", KEEPING | METRICS)(sink)
     installation(app, "web", SHOWING)(web)
 
@@ -172,6 +172,7 @@ def collector(settings: Settings) -> None:
                 mode=NodeMode[settings["mode"].upper()] if settings["mode"] else None,
                 run_dir=settings.run_dir,
                 pins=settings.pins,
+                loader=settings["loader"],
                 knobs=settings["knobs"],
                 timeouts=settings["timeouts"],
                 metrics=settings["metrics"],

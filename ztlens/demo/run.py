@@ -39,6 +39,7 @@ class Options:
     live: bool = True
     state: Path | None = None
     web: str = "off"  # where the page listens
+    loader: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,16 @@ class Outcome:
     state: Path | None
 
 
-def settings_of(name: str, network: DemoNetwork, state: Path, *, enforce: bool, web: str = "off") -> config.Settings:
+def settings_of(
+    name: str, network: DemoNetwork, state: Path, *, enforce: bool, web: str = "off", loader: str = "auto"
+) -> config.Settings:
     """An installation of its own: nothing of the machine's settings, environment or directories enters."""
     return with_options(
         config.load({}, {}, Path(os.devnull)),
         instance=name, node="demo", state=str(state), run_dir=str(config.RUN / name), pins=str(config.PINS / name),
         database=str(state / "ztlens.duckdb"), netns=network.router, policy=str(POLICY), knobs=KNOBS,
         interfaces=[f"{interface}:ingress" for interface in network.interfaces],
-        mode="enforce" if enforce else "monitor", web=web,
+        mode="enforce" if enforce else "monitor", web=web, loader=loader,
     )  # fmt: skip
 
 
@@ -81,7 +84,7 @@ async def run(options: Options) -> Outcome:
         show.say(f"took away what {name}, which was killed, left behind")
     name, network = f"demo-{os.getpid()}", DemoNetwork()
     state = state_directory(options.state)
-    settings = settings_of(name, network, state, enforce=options.enforce, web=options.web)
+    settings = settings_of(name, network, state, enforce=options.enforce, web=options.web, loader=options.loader)
     own_state = [] if options.keep or options.state else [state]
     record = leftovers.Record(name, network.namespaces, settings.pins, [settings.run_dir, *own_state])
     one = Up(settings)
@@ -108,7 +111,7 @@ async def _run(options: Options, network: DemoNetwork, one: Up) -> None:
     try:
         show.say(f"building {len(network.interfaces)} machines around {network.router}")
         await asyncio.to_thread(network.create)
-        show.say("starting NATS, sink and collector (the program is compiled and loaded into the kernel)")
+        show.say("starting NATS, sink and collector (the program is loaded into the kernel)")
         await one.start()
         show.say(f"watching {', '.join(network.interfaces)} under {POLICY.name}, mode {one.settings['mode']}")
         if options.live:
