@@ -136,6 +136,8 @@ async def test_a_large_policy_has_a_bounded_number_of_series(nats_server: NatsSe
 async def test_a_busy_port(nats_server: NatsServer, tmp_path: Path) -> None:
     address = local()
     opener = Opener(FakeKernel(64))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
     async with collecting(settings_for(tmp_path / "one", nats_server.url, metrics=address), Opener(FakeKernel(64))):
         with pytest.raises(CollectorError, match=f"metrics: cannot listen on {address}: Address already in use"):
             async with collecting(settings_for(tmp_path / "two", nats_server.url, metrics=address), opener):
