@@ -15,6 +15,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas import answers
 from sink.errors import BusyError, QueryError, SinkError
 from sink.history.exported import Exported
 from sink.history.ledger import ledger, rfc3339
@@ -128,16 +129,9 @@ def _broken_off() -> BusyError:
 def _stream(chunks: Iterator[bytes]) -> Iterator[Any]:
     """The schema, then the batches of an IPC stream. Raises SinkError for one that ends early."""
     try:
-        reader = pa.ipc.open_stream(pa.PythonFile(io.BufferedReader(_Chunks(chunks), 1 << 20), "r"))
-        yield reader.schema
-        while True:
-            batch, said = reader.read_next_batch_with_custom_metadata()
-            if said and "error" in said:
-                told = {key.decode(): value.decode() for key, value in said.items()}
-                raise _ERRORS.get(int(told["status"]), SinkError)(told["error"], told["hint"])
-            yield batch
-    except StopIteration:
-        return
+        yield from answers.stream(pa.PythonFile(io.BufferedReader(_Chunks(chunks), 1 << 20), "r"))
+    except answers.BrokenOffError as error:
+        raise _ERRORS.get(error.status, SinkError)(str(error), error.hint) from error
     except (pa.ArrowException, OSError) as error:
         raise _broken_off() from error
 

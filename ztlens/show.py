@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from schemas import times
+from schemas.cells import cell, json_value
+from schemas.cells import numeric as numbers
 from ztlens.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow
 
-CHUNK = 10_000
 RED, GREEN, YELLOW, DIM, BOLD = "31", "32", "33", "2", "1"
 
 
@@ -48,26 +48,18 @@ def progress(text: str) -> None:
 
 def document(value: object) -> None:
     """One JSON document; indented on a terminal."""
-    print(json.dumps(value, indent=2 if on_terminal() else None, default=_json, ensure_ascii=False))
+    print(json.dumps(value, indent=2 if on_terminal() else None, default=json_value, ensure_ascii=False))
 
 
 def line(value: object) -> None:
     """One object of a stream, one line."""
-    print(json.dumps(value, default=_json, ensure_ascii=False))
-
-
-def _json(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.hex()
-    return str(value)
+    print(json.dumps(value, default=json_value, ensure_ascii=False))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
     """Rows under their column names; numbers to the right."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    numeric = [
-        bool(cells) and all(_number_like(row[i]) for row in cells if row[i] != "") for i in range(len(columns))
-    ]  # a column of nothing but numbers
+    cells = [[cell(value) for value in row] for row in rows]
+    numeric = numbers(cells, len(columns))
     if coloured():
         _rich_table(columns, cells, numeric, title)
         return
@@ -96,69 +88,11 @@ def _rich_table(columns: Sequence[str], cells: list[list[str]], numeric: list[bo
     Console().print(drawn)
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | dict):
-        return json.dumps(value, default=_json, ensure_ascii=False)
-    return str(value).replace("\n", "\\n")
-
-
-def _number_like(text: str) -> bool:
-    return text.lstrip("-").replace(".", "", 1).isdigit()
-
-
-def plain(answer: "pyarrow.Table") -> "pyarrow.Table":
-    """`answer` with only types that JSON and CSV know: times as RFC 3339 in UTC, whole decimals as numbers."""
-    import pyarrow as pa
-
-    columns = []
-    for i, name in enumerate(answer.column_names):
-        column = answer.column(i)
-        kind = column.type
-        if pa.types.is_timestamp(kind):
-            scale = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}[kind.unit]
-            values = column.cast(pa.int64()).to_pylist()
-            column = pa.array([None if v is None else times.rfc3339(v * scale) for v in values], pa.string())
-        elif pa.types.is_duration(kind) or pa.types.is_time(kind) or pa.types.is_interval(kind):
-            column = pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
-        elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-            column = pa.array([None if v is None else v.hex() for v in column.to_pylist()], pa.string())
-        elif pa.types.is_nested(kind):
-            column = column.cast(_microseconds(kind), safe=False)
-        columns.append((name, column))
-    return pa.Table.from_arrays([column for _, column in columns], names=[name for name, _ in columns])
-
-
-def _microseconds(kind: "pyarrow.DataType") -> "pyarrow.DataType":
-    """`kind` with times inside it in µs: pyarrow makes no Python value of finer ones."""
-    import pyarrow as pa
-
-    if pa.types.is_timestamp(kind):
-        return pa.timestamp("us", kind.tz)
-    if pa.types.is_map(kind):
-        return pa.map_(kind.key_type, _microseconds(kind.item_type))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.list_(_microseconds(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _microseconds(field.type)) for field in kind])
-    return kind
-
-
 def rows(answer: "pyarrow.Table") -> Iterator[tuple[Any, ...]]:
     """Rows as tuples of JSON values, a chunk at a time."""
-    from decimal import Decimal
+    from schemas import answers
 
-    for start in range(0, answer.num_rows, CHUNK):
-        part = plain(answer.slice(start, CHUNK))
-        for values in zip(*(c.to_pylist(maps_as_pydicts="lossy") for c in part.columns), strict=True):
-            yield tuple(
-                (int(v) if v == v.to_integral_value() else float(v)) if isinstance(v, Decimal) else v for v in values
-            )
+    return answers.rows(answer)
 
 
 def records(answer: "pyarrow.Table") -> Iterator[dict[str, Any]]:
@@ -184,7 +118,7 @@ def _json_array(result: "pyarrow.Table") -> None:
     out = sys.stdout
     out.write("[")
     for i, row in enumerate(records(result)):
-        out.write((",\n" if i else "\n") + json.dumps(row, default=_json, ensure_ascii=False))
+        out.write((",\n" if i else "\n") + json.dumps(row, default=json_value, ensure_ascii=False))
     out.write("\n]\n")
 
 
@@ -194,7 +128,7 @@ def _csv(result: "pyarrow.Table") -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(result.column_names)
     for row in rows(result):
-        writer.writerow("" if v is None else _cell(v) if isinstance(v, list | dict) else v for v in row)
+        writer.writerow("" if v is None else cell(v) if isinstance(v, list | dict) else v for v in row)
 
 
 def _binary(result: "pyarrow.Table", output: str) -> None:

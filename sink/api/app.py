@@ -210,7 +210,7 @@ class Api:
     def _ask(self, question: Question) -> Answer:
         return Answer(
             self._store.cursor(), question.sql, question.parameters, self._settings.query_timeout,
-            rows=0 if question.streamed else self._settings.answer_rows,
+            rows=0 if question.streamed else self._settings.answer_rows, limit=question.limit,
         )  # fmt: skip
 
     def _done(self, answer: Answer) -> None:

@@ -14,12 +14,13 @@ PREFIX = "/api/v1"
 
 
 class Question(msgspec.Struct):
-    """The body of `sql`. `streamed`: read as it comes, with any number of rows."""
+    """The body of `sql`. `streamed`: read as it comes, with any number of rows. `limit`: the first so many, 0: all."""
 
     sql: str
     parameters: list[Any] | dict[str, Any] | None = None
     format: str = "json"
     streamed: bool = False
+    limit: http.Count = 0
 
 
 class Nothing(http.Asked):

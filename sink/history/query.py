@@ -117,14 +117,15 @@ class Answer:
         *,
         begun: bool = False,
         rows: int = 0,
+        limit: int = 0,
     ) -> None:
         """Run `sql` on `cursor`, which the answer owns from now on; `begun`: in its transaction. Raises SinkError.
 
-        `rows` is how many it may have, 0: any number.
+        `rows` is how many it may have, 0: any number; `limit`: after so many it ends, 0: where it ends itself.
         """
         self._cursor = cursor
         self._timeout = timeout
-        self._most, self._count = rows, 0
+        self._most, self._limit, self._count = rows, limit, 0
         self._working = threading.Lock()
         self._closed = False
         self._late = False
@@ -159,12 +160,14 @@ class Answer:
 
     def _next(self) -> pa.RecordBatch | None:
         with self._working:
-            if self._closed:
+            if self._closed or (self._limit and self._count >= self._limit):
                 return None
             try:
                 batch = self._reader.read_next_batch()
             except StopIteration:
                 return None
+        if self._limit:
+            batch = batch.slice(0, self._limit - self._count)
         self._count += batch.num_rows
         if self._most and self._count > self._most:
             raise QueryError(

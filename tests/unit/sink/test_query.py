@@ -119,6 +119,13 @@ def test_parameters_by_place_and_by_name(store: Store) -> None:
     assert history.sql("SELECT $a || $b AS s", {"a": "x'", "b": "y"}).to_pylist() == [{"s": "x'y"}]
 
 
+@pytest.mark.parametrize("limit", [1, 65_536, 65_537, 200_000])
+def test_an_answer_ends_after_its_limit(store: Store, limit: int) -> None:
+    with Answer(store.cursor(), "SELECT range AS n FROM range(150000)", limit=limit) as answer:
+        found = [n for batch in answer.batches() for n in batch.column(0).to_pylist()]
+    assert found == [*range(min(limit, 150_000))]
+
+
 def test_numbers_of_128_bits(store: Store) -> None:
     """Sums are whole numbers where they fit; addresses beyond 10^38 lose nothing."""
     sql = "SELECT sum(5) AS s, ip('ffff::1') AS a, 10::HUGEINT ** 37 AS big, NULL::UHUGEINT AS n"
