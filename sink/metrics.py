@@ -94,15 +94,19 @@ class Metrics:
 
     async def run(self) -> None:
         """Look, for ever."""
-        due = 0.0
+        due, said = 0.0, ""
         while True:
-            self._seen = await self._look()
-            if time.monotonic() >= due:
-                began = time.monotonic()
-                try:
+            began = time.monotonic()
+            try:
+                self._seen = await self._look()
+                if began >= due:
                     await self._take_figures()
-                except (SinkError, duckdb.Error) as error:
-                    log.warning("figures for the metrics: %s", str(error).splitlines()[0])
+            except Exception as error:  # what only tells must not end what stores
+                line = (str(error) or type(error).__name__).splitlines()[0]
+                if line != said:
+                    log.warning("metrics: %s", line)
+                said = line
+            if began >= due:
                 due = time.monotonic() + max(FIGURES_EVERY, (time.monotonic() - began) / FIGURES_SHARE)
             await asyncio.sleep(REFRESH)
 
