@@ -145,6 +145,8 @@ class Page:
         """Called when `problem` is another."""
         self.goes: Callable[[str], None] = lambda _: None
         """Makes the browser show an address, as a new entry of its history."""
+        self.leaves: Callable[[str], None] = lambda _: None
+        """Makes the browser open an address."""
         self._shown: list[_Shown] = []
         self._held = False
         self._problems: dict[_Shown | None, WebError] = {}

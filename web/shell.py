@@ -27,7 +27,7 @@ def frame(page: Page) -> None:
         state = text("", classes="state", role="status")
         shell = Shell()
     header.move(target_index=0)
-    page.goes = shell.go
+    page.goes, page.leaves = shell.go, shell.leave
     _state(page, state)
     context.client.content.props("id=main tabindex=-1").classes("view view-" + page.view.name)
     with context.client.content:
@@ -135,7 +135,7 @@ def _filter(page: Page) -> None:
         chips.clear()
         with chips:
             for name, values in page.filters.items():
-                for value in values:
+                for value in values if name != "decision" or len(values) > 1 else ():
                     button(f"{name}={value} ×", without(name, value), "chip", aria_label=f"Take out {name}={value}")
 
     moved()

@@ -61,3 +61,10 @@ def endpoint(address: str | None, port: int, proto: str) -> str:
     if proto not in ("tcp", "udp", "sctp"):
         return address
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def service(port: int, proto: str) -> str:
+    """As policy.yaml writes it: `443/tcp`, `icmp:8`, `proto:47`."""
+    if proto in ("tcp", "udp", "sctp"):
+        return f"{port}/{proto}"
+    return f"{proto}:{port}" if proto in ("icmp", "icmpv6") else f"proto:{proto}"

@@ -24,6 +24,7 @@ ENDED = 30.0
 """Seconds an answer about a span that has ended serves."""
 PATIENCE = 60.0
 """Seconds a question may take: the sink gives up before."""
+_BROKE_OFF = ("The answer broke off", "Ask for less: a shorter time, a narrower filter, a LIMIT.")
 _AWAY = "The sink does not answer"
 _HINT = "Start it with `ztlens up` or `ztlens sink`; the page goes on by itself."
 
@@ -74,29 +75,31 @@ class Source:
             if not answer.waiting and not answer.task.done():
                 answer.task.cancel()
 
-    async def post(self, path: str, body: Any) -> Any:
+    async def post(self, path: str, body: Any, *, patience: float = PATIENCE) -> Any:
         """The answer to POST: asked anew each time. Raises AwayError, RefusedError."""
-        return await self._answered(
-            "POST", path, content=json.dumps(body), headers={"content-type": "application/json"}
-        )
+        return _document(await self.bytes(path, body, patience=patience))
+
+    async def bytes(self, path: str, body: Any, *, patience: float = PATIENCE) -> bytes:
+        """The same as it comes, whole."""
+        headers = {"content-type": "application/json"}
+        return await self._answered("POST", path, content=json.dumps(body), headers=headers, timeout=patience)
 
     async def _get(self, path: str, parameters: tuple[tuple[str, str], ...]) -> Any:
-        return await self._answered("GET", path, params=httpx.QueryParams(parameters))
+        return _document(await self._answered("GET", path, params=httpx.QueryParams(parameters)))
 
-    async def _answered(self, method: str, path: str, **how: Any) -> Any:
+    async def _answered(self, method: str, path: str, **how: Any) -> bytes:
         try:
-            answer = await self._http.request(method, path, **how)
+            async with self._http.stream(method, path, **how) as answer:
+                try:
+                    content = await answer.aread()
+                except httpx.HTTPError as error:
+                    raise RefusedError(*_BROKE_OFF, 503) from error
         except httpx.HTTPError as error:
             raise AwayError(_AWAY, _HINT) from error
-        try:
-            document = answer.json()
-        except ValueError as error:
-            raise RefusedError(
-                "The answer broke off", "Ask for less: a shorter time, a narrower filter.", 503
-            ) from error
         if answer.status_code != 200:
-            raise RefusedError(str(document.get("error")), str(document.get("hint")), answer.status_code)
-        return document
+            said = _document(content)
+            raise RefusedError(str(said.get("error")), str(said.get("hint")), answer.status_code)
+        return content
 
     async def close(self) -> None:
         """Let the connections go."""
@@ -105,3 +108,10 @@ class Source:
 
 def _listed(given: str | Sequence[str]) -> Sequence[str]:
     return [given] if isinstance(given, str) else given
+
+
+def _document(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise RefusedError(*_BROKE_OFF, 503) from error

@@ -6,6 +6,7 @@ word alone is what it looks like: an address, a port, a decision, else the name 
 
 import difflib
 import ipaddress
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from schemas import filters
 from schemas.errors import InputError
 from web.errors import WebError
 from web.page import WORDS
+from web.show import service
 from web.span import Span
 
 Given = dict[str, list[str]]
@@ -61,11 +63,6 @@ def _guessed(word: str) -> str:
     return {"allow": "decision", "deny": "decision", "passed": "outcome", "dropped": "outcome"}.get(word, "identity")
 
 
-def typed(given: Mapping[str, Sequence[str]]) -> str:
-    """What `parsed` reads."""
-    return " ".join(f"{name}={shlex.quote(value)}" for name, values in given.items() for value in values)
-
-
 def observe(given: Mapping[str, Sequence[str]], span: Span, instance: str = "default") -> str:
     """The command that shows the same verdicts."""
     words = ["ztlens", "observe"]
@@ -74,8 +71,7 @@ def observe(given: Mapping[str, Sequence[str]], span: Span, instance: str = "def
     for name, values in given.items():
         for value in values:
             words += [f"--{name.replace('_', '-')}", shlex.quote(value)]
-    if span.since != "all":
-        words += ["--since", shlex.quote(span.since)]
+    words += ["--since", "1970-01-01" if span.since == "all" else shlex.quote(span.since)]
     if span.until:
         words += ["--until", shlex.quote(span.until)]
     return " ".join(words)
@@ -108,25 +104,25 @@ def of_flow(flow: Mapping[str, Any]) -> Given:
 def rule(flow: Mapping[str, Any]) -> str:
     """A rule of policy.yaml that allows what this flow wants, as one line below `rules:`."""
     ends = {side: _end(flow[f"{side}_identity"], flow[side]) for side in ("src", "dst")}
-    if flow["proto"] in ("tcp", "udp", "sctp"):
-        port = f"{flow['dport']}/{flow['proto']}"
-    elif flow["proto"] in ("icmp", "icmpv6"):
-        port = f"{flow['proto']}:{flow['dport']}"
-    else:
-        port = f"proto:{flow['proto']}"
     name = re.sub(r"[^a-z0-9]+", "-", f"{ends['src']}-to-{ends['dst']}".lower()).strip("-")[:60].strip("-")
-    return (
-        f"- {{name: {name}, from: {_quoted(ends['src'])}, to: {_quoted(ends['dst'])}, ports: [{_quoted(port)}],"
-        " action: allow}"
-    )
+    port = service(flow["dport"], flow["proto"])
+    words = [
+        f"name: {name}",
+        f"from: {_quoted(ends['src'])}",
+        f"to: {_quoted(ends['dst'])}",
+        f"ports: [{_quoted(port)}]",
+    ]
+    return f"- {{{', '.join(words)}, action: allow}}"
 
 
 def _end(identity: str, address: str | None) -> str:
-    return address or "any" if identity == "world" or ":" in identity else identity
+    """By name; an address that has none by itself."""
+    nameless = identity == "world" or re.fullmatch(r"identity:\d+", identity)
+    return address or "any" if nameless else identity
 
 
 def _quoted(value: str) -> str:
     """As YAML takes it within braces."""
     if _PLAIN.fullmatch(value) or re.fullmatch(r"\d+/\w+", value):
         return value
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps(value)

@@ -5,7 +5,7 @@ from typing import Any
 from web import charts
 from web.elements import Chart, Table, box, cell, panel, row, text
 from web.page import Page, view
-from web.show import LINES, ago, amount, clock, denied_word, short
+from web.show import LINES, ago, amount, clock, denied_word, service, short
 
 TOP = 8
 
@@ -112,7 +112,7 @@ def _series(rates: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pair(page: Page, pair: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    port = f"{pair['dport']}/{pair['proto']}"
+    port = service(pair["dport"], pair["proto"])
     flows = page.address(
         "flows", decision="deny", from_identity=pair["src_identity"], to_identity=pair["dst_identity"],
         rule=pair["rule"], protocol=pair["proto"],

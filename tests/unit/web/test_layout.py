@@ -1,0 +1,45 @@
+"""Places on the map: the same for the same nodes, kept, and apart."""
+
+import itertools
+import math
+
+from web.layout import Layout, group_of, usual_key
+
+
+def laid_out(groups: dict[str, str]) -> Layout:
+    layout = Layout()
+    layout.place(groups)
+    return layout
+
+
+def test_the_order_of_nodes_plays_no_part() -> None:
+    groups = {f"n{i}": f"g{i % 5}" for i in range(60)}
+    assert laid_out(groups).places == laid_out(dict(reversed(groups.items()))).places
+
+
+def test_what_is_there_stays() -> None:
+    layout = laid_out({"a": "x", "b": "x", "c": "y"})
+    before = dict(layout.places)
+    layout.place({"a": "x", "aa": "x", "c": "y", "d": "z", "e": ""})
+    assert {name: layout.places[name] for name in before} == before
+    assert set(layout.places) == {"a", "aa", "b", "c", "d", "e"}
+
+
+def test_no_two_nodes_are_close() -> None:
+    for groups in (
+        {f"n{i}": "" for i in range(500)},
+        {f"n{i}": f"g{i % 25}" for i in range(500)},
+        {f"n{i}": f"g{i}" for i in range(8)},
+    ):
+        points = laid_out(groups).places.values()
+        assert min(math.dist(a, b) for a, b in itertools.combinations(points, 2)) > 30
+
+
+def test_groups() -> None:
+    assert group_of("frontend", {"app": "web", "tier": "1"}, "app") == "app=web"
+    assert group_of("frontend", {"tier": "1"}, "app") == ""
+    assert group_of("10.0.1.10", {}, "app") == "10.0.1.0/24"
+    assert group_of("fd00::1", {}, "") == "fd00::/64"
+    assert usual_key([{"app": "a", "tier": "b"}, {"tier": "c"}, {}]) == "tier"
+    assert usual_key([{"b": "1", "a": "1"}]) == "a"
+    assert usual_key([{}]) == ""

@@ -1,0 +1,131 @@
+"""Filters as people type them, and what they take away."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import yaml
+
+from policy.parse import parse
+from schemas.filters import Filters, predicate
+from web import words
+from web.errors import WebError
+from web.page import WORDS
+from web.span import CHOICES, Span
+
+NOW = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)
+FLOW = {
+    "src": "10.0.1.10", "sport": 40000, "dst": "10.0.2.5", "dport": 5432, "proto": "tcp", "src_identity": "frontend",
+    "dst_identity": "database", "ring": "r1", "flow": "1-7",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("", {}),
+        ("deny", {"decision": ["deny"]}),
+        ("dropped 10.0.0.0/8", {"outcome": ["dropped"], "ip": ["10.0.0.0/8"]}),
+        ("443 8000-8100/tcp", {"port": ["443", "8000-8100/tcp"]}),
+        ("fd00::1 frontend", {"ip": ["fd00::1"], "identity": ["frontend"]}),
+        ("decision=deny decision=allow", {"decision": ["deny", "allow"]}),
+        ("--decision deny --to-identity 'my db' --port=443/tcp", {
+            "decision": ["deny"], "to_identity": ["my db"], "port": ["443/tcp"]}),
+        ('where="packets > 10 AND dport < 1024"', {"where": ["packets > 10 AND dport < 1024"]}),
+        ("verdict=deny proto=udp to-ip=10.0.0.1", {"decision": ["deny"], "protocol": ["udp"], "to_ip": ["10.0.0.1"]}),
+        ("from_label=app=web", {"from_label": ["app=web"]}),
+    ],
+)  # fmt: skip
+def test_parsed(typed: str, given: dict[str, list[str]]) -> None:
+    assert words.parsed(typed) == given
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"), [('where="x', 'Write where="packets > 10".'), ("desision=deny", "Did you mean decision?")]
+)
+def test_not_understood(typed: str, hint: str) -> None:
+    with pytest.raises(WebError) as error:
+        words.parsed(typed)
+    assert error.value.hint == hint
+
+
+def test_the_words_are_those_of_observe() -> None:
+    known = set(Filters.__dataclass_fields__)
+    assert set(WORDS) == known - {"event", "direction", "since", "until"}
+
+
+def test_observe() -> None:
+    given = {"to_identity": ["it's"], "port": ["443/tcp", "80"]}
+    assert words.observe(given, Span("1h")) == (
+        "ztlens observe --to-identity 'it'\"'\"'s' --port 443/tcp --port 80 --since 1h"
+    )
+    span = Span("2026-11-22T05:00:00Z", "2026-11-22T05:10:00Z")
+    assert words.observe({}, span, "lab") == (
+        "ztlens observe --instance lab --since 2026-11-22T05:00:00Z --until 2026-11-22T05:10:00Z"
+    )
+
+
+def test_sql_has_the_predicate_of_observe() -> None:
+    span = Span("2026-11-22T05:00:00Z", "2026-11-22T05:10:00Z")
+    asked = Filters(decision=("deny",), rule=("it's",), since=span.since, until=span.until)
+    assert words.sql({"decision": ["deny"], "rule": ["it's"]}, span) == (
+        f"SELECT * FROM flows WHERE {predicate(asked, time_column='last_seen')} ORDER BY last_seen DESC"
+    )
+    with pytest.raises(WebError, match="not a decision"):
+        words.sql({"decision": ["perhaps"]}, span)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({}, {"name": "frontend-to-database", "from": "frontend", "to": "database", "ports": ["5432/tcp"]}),
+        (
+            {"src_identity": "world"},
+            {"name": "10-0-1-10-to-database", "from": "10.0.1.10", "to": "database", "ports": ["5432/tcp"]},
+        ),
+        (
+            {"proto": "icmp", "dport": 8},
+            {"name": "frontend-to-database", "from": "frontend", "to": "database", "ports": ["icmp:8"]},
+        ),
+        (
+            {"proto": "47", "dport": 0},
+            {"name": "frontend-to-database", "from": "frontend", "to": "database", "ports": ["proto:47"]},
+        ),
+    ],
+)
+def test_rule(change: dict[str, Any], rule: dict[str, Any]) -> None:
+    """It stands in a policy as it is, and is taken."""
+    line = words.rule(FLOW | change)
+    assert yaml.safe_load(line) == [rule | {"action": "allow"}]
+    names = "\n".join(f"  {name}: {{addresses: [192.0.2.{i}]}}" for i, name in enumerate(("frontend", "database"), 1))
+    parse(f"version: 1\ndefault: deny\nidentities:\n{names}\nrules:\n  {line}\n", "policy.yaml")
+
+
+@pytest.mark.parametrize("name", ['a"b', "a: b", "{x}", "a\nb", "[1]", "é", "- a", "#"])
+def test_a_hostile_name_stays_one_text(name: str) -> None:
+    assert yaml.safe_load(words.rule(FLOW | {"src_identity": name}))[0]["from"] == name
+
+
+def test_spans() -> None:
+    assert Span("15m").live and not Span("1h", "5m").live
+    assert Span("all").query == {} and Span("15m").query == {"since": "15m"}
+    fixed = Span("2026-11-22T05:00:00Z", "2026-11-22T05:10:00Z")
+    assert fixed.around(NOW) == Span("2026-11-22T04:50:00Z", "2026-11-22T05:20:00Z")
+    assert Span("15m").around(NOW) == Span("2026-11-22T05:15:00Z", "")
+    assert fixed.moved(1, NOW) == Span("2026-11-22T05:10:00Z", "2026-11-22T05:20:00Z")
+    assert fixed.moved(-1, NOW) == Span("2026-11-22T04:50:00Z", "2026-11-22T05:00:00Z")
+    assert Span("2026-11-22T05:55:00Z", "2026-11-22T05:59:00Z").moved(1, NOW) == Span(
+        "2026-11-22T05:56:00Z", "2026-11-22T06:00:00Z"
+    )
+    assert fixed.wider(NOW) == Span("2026-11-22T04:50:00Z", "2026-11-22T05:20:00Z")
+    assert Span("15m").wider(NOW) == Span("1h") and Span("30d").wider(NOW) == Span("all")
+
+
+@pytest.mark.parametrize("span", [Span("nonsense"), Span("all"), Span("1h", "nonsense"), Span("99999999999w")])
+def test_what_is_no_time_is_left_to_the_sink_to_refuse(span: Span) -> None:
+    for moved in (span.around(NOW), span.moved(-1, NOW), span.wider(NOW)):
+        assert moved == span
+
+
+def test_choices_are_spans() -> None:
+    assert all(choice == "all" or Span(choice).bounds(NOW) for choice in CHOICES)

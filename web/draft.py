@@ -1,0 +1,112 @@
+"""Drafts of a policy, and what an audit said of them. They are in this process's memory alone, by the id in an address.
+
+Who keeps the address keeps the draft, through all views and a reload, until the page is restarted or KEPT others were
+touched since.
+"""
+
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any
+
+KEPT = 50
+SHOWN = 200
+"""Entries of each list of an audit that are kept; the sums are of all."""
+LISTS = {"newly_denied": "Newly denied", "newly_allowed": "Newly allowed", "uncertain": "Cannot be told"}
+"""Of the document of `ztlens audit -o json` → heading."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of a list, or of what did not change."""
+
+    entries: int = 0
+    flows: int = 0
+    packets: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Change:
+    """Flows between two identities that the draft would newly deny and newly allow; `crossing` are counted too."""
+
+    newly_denied: int = 0
+    newly_allowed: int = 0
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit said of `text` in [since, until) (ns; None: open)."""
+
+    text: str
+    since: int | None
+    until: int | None
+    judged: Sums
+    unchanged: Sums
+    sums: dict[str, Sums]
+    entries: dict[str, list[dict[str, Any]]]
+    changes: dict[tuple[str, str], Change]
+    """By (source identity, destination identity)."""
+
+
+@dataclass
+class Draft:
+    """A text, and its last audit."""
+
+    text: str = ""
+    audited: Audited | None = field(default=None)
+
+
+class Drafts:
+    """Draft by id, those touched last."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, Draft] = OrderedDict()
+
+    def new(self) -> str:
+        """The id of an empty one."""
+        name = secrets.token_urlsafe(9)
+        self._known[name] = Draft()
+        while len(self._known) > KEPT:
+            self._known.popitem(last=False)
+        return name
+
+    def get(self, name: str) -> Draft | None:
+        """None: there is no such draft, or no longer."""
+        if name not in self._known:
+            return None
+        self._known.move_to_end(name)
+        return self._known[name]
+
+    def discard(self, name: str) -> None:
+        """Forget it."""
+        self._known.pop(name, None)
+
+
+DRAFTS = Drafts()
+"""Of this process."""
+
+
+def audited(text: str, since: int | None, until: int | None, found: dict[str, Any]) -> Audited:
+    """From the document of `ztlens audit -o json`."""
+    changes: dict[tuple[str, str], Change] = {}
+    for name in ("newly_denied", "newly_allowed"):
+        for entry in found[name]:
+            pair = (entry["src_identity"], entry["dst_identity"])
+            known = changes.get(pair, Change())
+            counts = {"newly_denied": known.newly_denied, "newly_allowed": known.newly_allowed}
+            counts[name] += entry["flows"] + entry["crossing"]
+            changes[pair] = Change(**counts)
+    return Audited(
+        text, since, until, _sums(found), _sums(found["unchanged"]),
+        {name: _total(found[name]) for name in LISTS}, {name: found[name][:SHOWN] for name in LISTS}, changes,
+    )  # fmt: skip
+
+
+def _sums(of: dict[str, Any], entries: int = 0) -> Sums:
+    return Sums(entries, of["flows"], of["packets"], of["bytes"])
+
+
+def _total(entries: list[dict[str, Any]]) -> Sums:
+    total = {name: sum(entry[name] for entry in entries) for name in ("flows", "packets", "bytes")}
+    return _sums(total, len(entries))

@@ -1,0 +1,125 @@
+"""Matrix: sources by destinations; the shade of a cell is its volume, its colour the worst that was decided in it."""
+
+import math
+from typing import Any
+
+from web import charts, grouping
+from web.elements import Chart, Table, box, choice, panel, row, text
+from web.page import Page, view
+from web.show import LINES, service
+
+ROWS, COLUMNS = 200, 200
+
+
+@view("matrix", "Matrix")
+def matrix(page: Page) -> None:
+    """The heat map; a cell that is chosen leads to its flows."""
+    state: dict[str, Any] = {}
+
+    def chosen(key: str) -> None:
+        source, destination = (int(part) for part in key.split(","))
+        column = state["destinations"][destination]
+        ends: dict[str, Any] = dict(page.filters)
+        ends |= grouping.end(page, "from", state["sources"][source]) | grouping.end(page, "to", column["id"])
+        if column["port"] is not None:
+            ends["port"] = f"{column['port']}/{column['proto']}"
+        page.leaves(page.address("flows", **ends))
+
+    with box("div", "controls"):
+        grouping.controls(page)
+        choice("Columns", {"": "Destinations", "true": "Destinations by port"}, page.get("ports"),
+               lambda value: page.set(ports=value or None))  # fmt: skip
+        with box("div", "legend", aria_hidden="true"):
+            for key, word, _ in LINES:
+                box("span", f"patch {key.replace('_', '-')}")
+                text(word)
+    with panel("Matrix", "wide"):
+        note = text("", "p", "note")
+        chart = Chart("Matrix of sources and destinations", _options(), choose=chosen, height="420px")
+    with panel("Cells"):
+        table = Table(
+            "Cells of the matrix",
+            [("source", "From", ""), ("destination", "To", ""), ("port", "Port", "mono"), ("said", "Decided", ""),
+             ("volume", "Volume", "num")],
+            choose=chosen,
+            empty="Nobody spoke to anybody in this time with these filters. Choose a longer time, or take one out.",
+        )  # fmt: skip
+
+    async def load() -> None:
+        ports = page.get("ports") == "true"
+        found = await page.ask("matrix", {
+            **grouping.asked(page), "rows": str(ROWS), "columns": str(COLUMNS), "ports": "true" if ports else "false",
+        })  # fmt: skip
+        state.update(found)
+        by = page.get("by", "flows")
+        chart.style(f"height: {max(220, 90 + 22 * len(found['sources']))}px")
+        said = f"Matrix of {len(found['sources']):,} sources and {len(found['destinations']):,} destinations"
+        chart.show(said + "; the table below says the same", **_series(found, by))
+        left = found["left_out"]
+        note.set_text(
+            f"{len(found['cells']):,} pairs"
+            + (f"; {left['nodes']:,} smaller ends and {left['edges']:,} pairs are left out" if left["edges"] else "")
+        )
+        cells = sorted(found["cells"], key=lambda one: -grouping.volume(one, by))[:200]
+        table.show([_row(one, found, by) for one in cells])
+
+    page.shows(load, 2.0)
+
+
+def _name(column: dict[str, Any]) -> str:
+    return f"{grouping.shown(column['id'])} {_service(column)}".strip()
+
+
+def _service(column: dict[str, Any]) -> str:
+    return "" if column["port"] is None else service(column["port"], column["proto"])
+
+
+def _worst(one: dict[str, Any]) -> str:
+    return next((key for key, _, _ in reversed(LINES) if one[key]["flows"] or one[key]["packets"]), "allowed")
+
+
+def _row(one: dict[str, Any], found: dict[str, Any], by: str) -> dict[str, Any]:
+    column = found["destinations"][one["destination"]]
+    return row(
+        f"{one['source']},{one['destination']}",
+        [
+            grouping.shown(found["sources"][one["source"]]), grouping.shown(column["id"]),
+            _service(column) or "any",
+            ", ".join(grouping.told(one, by)), grouping.measured(grouping.volume(one, by), by),
+        ],
+    )  # fmt: skip
+
+
+def _options() -> dict[str, Any]:
+    return {"tooltip": {}, "series": []}
+
+
+def _series(found: dict[str, Any], by: str) -> dict[str, Any]:
+    sources, columns = found["sources"], found["destinations"]
+    largest = max((grouping.volume(one, by) for one in found["cells"]), default=1) or 1
+    data = []
+    for one in found["cells"]:
+        count = grouping.volume(one, by)
+        pair = f"{grouping.shown(sources[one['source']])} → {_name(columns[one['destination']])}"
+        data.append({
+            "value": [one["destination"], one["source"], count], "key": f"{one['source']},{one['destination']}",
+            "tip": [pair, *grouping.told(one, by)],
+            "itemStyle": {
+                "color": f"var(--{_worst(one).replace('_', '-')})",
+                "opacity": round(0.2 + 0.8 * math.log1p(count) / math.log1p(largest), 2),
+            },
+        })  # fmt: skip
+    names = [grouping.shown(name) for name in sources]
+    longest = min(180, 8 + 7 * max((len(name) for name in names), default=4))
+    label = {"color": "var(--dim)", "fontSize": 11, "width": 170, "overflow": "truncate", "interval": 0}
+    turned = {"rotate": 50} if len(columns) > 8 else {}
+    return {
+        "grid": {"left": longest, "right": 16, "top": 8, "bottom": 80 if turned else 28},
+        "xAxis": {**charts.names([_name(column) for column in columns]), "axisLabel": {**label, **turned}},
+        "yAxis": {**charts.names(names), "inverse": True, "axisLabel": label},
+        "series": [{
+            "id": "cells", "type": "heatmap", "data": data, "cursor": "pointer",
+            "itemStyle": {"borderColor": "var(--panel)", "borderWidth": 1.5, "borderRadius": 2},
+            "emphasis": {"itemStyle": {"borderColor": "var(--ink)"}},
+        }],
+    }  # fmt: skip
