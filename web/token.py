@@ -1,5 +1,6 @@
 """The token: made once, kept in the state directory, so that a browser that knows it needs no new link."""
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -15,17 +16,8 @@ def token(state: Path) -> str:
     path = state / NAME
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = secrets.token_urlsafe(_LONG)
-        draft = path.with_name(f".{NAME}.{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(made)
-        try:
-            os.link(draft, path)  # whole or not at all, and never over one that is there
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
+        if not path.exists():
+            _make(path)
         known = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise WebError(
@@ -34,3 +26,16 @@ def token(state: Path) -> str:
     if len(known) < _LONG:
         raise WebError(f"{path} holds no token", "delete it: a new one is made")
     return known
+
+
+def _make(path: Path) -> None:
+    """Whole or not at all, and never over one that is there. Raises OSError."""
+    draft = path.with_name(f".{NAME}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_urlsafe(_LONG))
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
