@@ -20,9 +20,7 @@ _IPV6 = f"{_GROUPS}|{_GROUPS}?::{_GROUPS}?"
 _ALL_ONES = f"'{(1 << 128) - 1}'::UHUGEINT"
 
 
-def _groups(half: str) -> str:
-    """Four colon-led groups of lower-case hex without leading zeros: `:fd00:0:0:1`."""
-    return " || ".join(f"':' || to_hex(({half} >> {shift}) & 65535)" for shift in (48, 32, 16, 0))
+_GROUPS_OF = ", ".join(f"({half} >> {shift}) & 65535" for half in ("hi", "lo") for shift in (48, 32, 16, 0))
 
 
 def _compressed(text: str) -> str:
@@ -38,7 +36,7 @@ _TRIMMED = "regexp_replace(regexp_replace(t, '^:([^:])', '\\1'), '([^:]):$', '\\
 
 MACROS: tuple[str, ...] = (
     f"""CREATE OR REPLACE MACRO ipv6_text(hi, lo) AS list_transform(list_transform(
-        [lower({_groups("hi")} || {_groups("lo")}) || ':'],
+        [printf('{":%x" * 8}:', {_GROUPS_OF})],
         lambda s: {_compressed("s")}), lambda t: {_TRIMMED})[1]""",
     """CREATE OR REPLACE MACRO address_text(hi, lo, family) AS CASE family
         WHEN 4 THEN (lo >> 24) || '.' || ((lo >> 16) & 255) || '.' || ((lo >> 8) & 255) || '.' || (lo & 255)
