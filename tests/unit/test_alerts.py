@@ -1,5 +1,6 @@
 """Each alert, provoked and not, by promtool; dashboards and alerts ask only for what is told."""
 
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from schemas.metrics import BY_NAME
-from tests.support.prometheus import ALERTS, alerts, panels, promtool
+from tests.support.prometheus import ALERTS, DASHBOARDS, alerts, panels, promtool
 
 
 class Case(NamedTuple):
@@ -21,6 +22,12 @@ class Case(NamedTuple):
     fires: bool
 
 
+NOT_SHOWN = {
+    "ztlens_build_info", "ztlens_packets_total", "ztlens_flows_total", "ztlens_ring_bytes", "ztlens_ring_held_bytes",
+    "ztlens_nats_retries_total", "ztlens_sink_received_total", "ztlens_sink_dropped_total", "ztlens_sink_failed_total",
+    "ztlens_commit_age_seconds", "ztlens_figures_age_seconds",
+}  # fmt: skip
+"""For whoever looks closer."""
 LOST = 'ztlens_lost_events_total{stage="ring",reason="lost"}'
 CASES = (
     Case("ZtlensEventsLost", LOST, "0 0 7 7", 3, True),
@@ -88,6 +95,29 @@ def test_everything_asked_for_is_in_the_catalogue() -> None:
     for where, query in (*panels(), *alerts().items()):
         names = set(re.findall(r"\bztlens_\w+", query))
         assert {re.sub(r"_bucket$", "", name) for name in names} <= set(BY_NAME), where
+
+
+def test_every_metric_is_shown_or_alerts() -> None:
+    asked = " ".join(query for _, query in (*panels(), *alerts().items()))
+    unseen = {name for name in BY_NAME if not re.search(rf"\b{name}(_bucket)?\b", asked)}
+    assert unseen == NOT_SHOWN
+
+
+@pytest.mark.parametrize("file", sorted(DASHBOARDS.glob("*.json")), ids=lambda file: file.stem)
+def test_a_dashboard_is_whole(file: Path) -> None:
+    board = json.loads(file.read_text())
+    assert board["uid"] == file.stem
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"])
+                 for y in range(place["y"], place["y"] + place["h"])}  # fmt: skip
+        assert max(x for x, _ in cells) < 24 and not cells & taken, panel["title"]
+        taken |= cells
+    known = {variable["name"] for variable in board["templating"]["list"]}
+    asked = set(re.findall(r"\$(\w+)", " ".join(target["expr"] for p in board["panels"] for target in p["targets"])))
+    assert asked - {"__rate_interval"} <= known
 
 
 def test_the_documents_tell_of_every_alert() -> None:
