@@ -100,6 +100,9 @@ _VERSION_3 = (
     "ALTER TABLE store.retention ADD COLUMN past UBIGINT",
     """UPDATE store.retention SET past = (SELECT max(r.past) FROM store.rolled AS r WHERE r.ring = retention.ring)
         WHERE cause IN ('age', 'size')""",
+    # By how many ns a node's wall clock is ahead of the ring's own, from the event at `position` (of `time`) on: a row
+    # where it was first known, and one where it was set.
+    "CREATE TABLE store.clocks (ring UINTEGER, position UBIGINT, time TIMESTAMP_NS, clock BIGINT)",
 )
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (_VERSION_1, _VERSION_2, _VERSION_3)

@@ -28,7 +28,7 @@ from sink.disk import sync
 from sink.errors import ExportError
 from sink.history import manifest as manifests
 from sink.history import moments
-from sink.history.ledger import rfc3339
+from sink.history.ledger import needed, rfc3339
 from sink.history.manifest import BY_HOUR, File, Manifest
 from sink.history.parts import PIECE, SECOND, Parts, Source, pieces
 from sink.store.database import now_ns
@@ -172,9 +172,7 @@ class _Export:
         after = f"time >= make_timestamp_ns({max(0, since)})"
         if table != "loss":
             return f"{after} AND {before}"
-        last = f"SELECT (ring, max(time)) FROM store.loss WHERE {before}"
-        needed = f"{last} GROUP BY ring UNION ALL {last} AND flows_live IS NOT NULL GROUP BY ring"
-        return f"{before} AND ({after} OR final OR (ring, time) IN ({needed}))"
+        return f"{before} AND ({after} OR final OR (ring, time) IN ({needed(before)}))"
 
     def _rolled_up(self, since: int | None, until: int | None) -> None:
         """Roll-ups as they were at one moment: written again when one was made meanwhile."""

@@ -23,14 +23,31 @@ def _counter(name: str) -> str:
     return f"coalesce(l.counters['{name}'], 0)::BIGINT"
 
 
+_TOLD = f"least(judged_packets::HUGEINT + produced + consumed, {1 << 62})"
+ORDER = f"({_TOLD} * {1 << 64} + epoch_ns(time))"
+"""What rises from record to record of a ring: its counters, which never fall, then the time. Not the time first: a
+clock that is set back would leave the records of an hour ago the newest."""
+
+
+def taken(order: str) -> str:
+    """SQL of the time of the record whose ORDER is `order`."""
+    return f"make_timestamp_ns(({order} % {1 << 64})::BIGINT)"
+
+
+def needed(where: str = "true") -> str:
+    """SELECT of (ring, time) of the records `where` that the ledger is made of, besides the final ones."""
+    of = f"SELECT (ring, {taken(f'max({ORDER})')}) FROM store.loss WHERE ({where})"
+    return f"{of} GROUP BY ring UNION ALL {of} AND flows_live IS NOT NULL GROUP BY ring"
+
+
 VIEW = f"""CREATE OR REPLACE VIEW ledger AS
-WITH moments AS (
-    SELECT ring, max(time) AS last, max(time) FILTER (final) AS final,
-        max(time) FILTER (flows_live IS NOT NULL) AS scanned
+WITH newest AS (
+    SELECT ring, max({ORDER}) AS last, max({ORDER}) FILTER (final) AS final,
+        max({ORDER}) FILTER (flows_live IS NOT NULL) AS scanned
     FROM store.loss GROUP BY ring
 ), records AS (
-    SELECT l.*, m.last FROM store.loss AS l JOIN moments AS m
-    ON l.ring = m.ring AND l.time = coalesce(m.final, m.scanned, m.last)
+    SELECT l.*, {taken("n.last")} AS last FROM store.loss AS l JOIN newest AS n
+    ON l.ring = n.ring AND l.time = {taken("coalesce(n.final, n.scanned, n.last)")}
 ), sums AS (
     SELECT r.id, r.node, r.ring, r.first_stored, l.time, l.last, coalesce(l.final, false) AS final,
         r.id IN (SELECT ring FROM store.policy WHERE kind = 'closed') AS closed, l.mode, l.revision,
@@ -97,6 +114,12 @@ UNION ALL SELECT NULL, g.time, r.node, r.ring, 'gap', NULL, ((g.past - g.first) 
     FROM store.gaps AS g JOIN store.rings AS r ON r.id = g.ring"""
 """The view `lost_events`: how many, when, of which decision. `since` to `until`: the two records between which."""
 
+CLOCK_STEPS = """CREATE OR REPLACE VIEW clock_steps AS SELECT c.time, r.node, r.ring, c.position, c.seconds FROM (
+        SELECT ring, time, position, (clock - lag(clock) OVER (PARTITION BY ring ORDER BY position)) / 1e9 AS seconds
+        FROM store.clocks
+    ) AS c JOIN store.rings AS r ON r.id = c.ring WHERE c.seconds IS NOT NULL"""
+"""The view `clock_steps`: when a node's clock was set, and by how much."""
+
 _COLUMNS = (
     "node", "ring", "time", "final", "closed", "mode", "parsed", "judged", "flows", "untracked", "due", "emitted",
     "pending", "lost", "held_back", "published", "stored", "in_flight", "packets_balanced", "events_balanced",
@@ -138,16 +161,21 @@ def ledger(cursor: duckdb.DuckDBPyConnection, since: int | None = None) -> dict[
     for node, ring, kind, decision, events, first, last in cursor.fetchall():
         loss = {"kind": kind, "decision": decision, "events": events, "since": rfc3339(first), "until": rfc3339(last)}
         losses.setdefault((node, ring), []).append(loss)
+    cursor.execute("SELECT node, ring, epoch_ns(time), seconds FROM clock_steps ORDER BY position")
+    steps: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for node, ring, time, seconds in cursor.fetchall():
+        steps.setdefault((node, ring), []).append({"time": rfc3339(time), "seconds": seconds})
     return {
         "balanced": all(row["balanced"] for row in found),
         "rings": [
-            _ring(row, gaps.get((row["node"], row["ring"]), []), losses.get((row["node"], row["ring"]), []))
-            for row in found
+            _ring(row, *(lists.get((row["node"], row["ring"]), []) for lists in (gaps, losses, steps))) for row in found
         ],
     }
 
 
-def _ring(row: dict[str, Any], gaps: list[dict[str, Any]], losses: list[dict[str, Any]]) -> dict[str, Any]:
+def _ring(
+    row: dict[str, Any], gaps: list[dict[str, Any]], losses: list[dict[str, Any]], steps: list[dict[str, Any]]
+) -> dict[str, Any]:
     events = ("due", "emitted", "pending", "lost", "held_back", "published", "stored", "in_flight")
     return {
         "node": row["node"], "ring": row["ring"], "time": rfc3339(row["time"]), "final": row["final"],
@@ -156,4 +184,5 @@ def _ring(row: dict[str, Any], gaps: list[dict[str, Any]], losses: list[dict[str
         | {"balanced": row["packets_balanced"]},
         "events": {name: row[name] for name in events}
         | {"gaps": gaps, "losses": losses, "balanced": row["events_balanced"]},
+        "clock_steps": steps,
     }  # fmt: skip

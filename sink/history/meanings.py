@@ -19,6 +19,7 @@ VIEWS = {
     "loss": "The counters of every hop each second, cumulative since the ring was made",
     "gaps": "What is missing, each hole with its range and cause",
     "lost_events": "What was lost or held back, or is a gap: how many, when, and of which decision",
+    "clock_steps": "When a node's wall clock was set, and by how much",
     "retention": "What the sink deleted: verdicts (keep_age, keep_bytes), rows of the sums by pair (keep_minutes, "
     "keep_hours)",
     "nodes": "When each ring of each node was last heard of",
@@ -167,6 +168,11 @@ IN_VIEW = {
     "lost_events": {
         "kind": "lost (ring full), held_back (over budget): samples; gap: missing in the store",
         "decision": "NULL: not told, as for gaps",
+    },
+    "clock_steps": {
+        "time": "of the first event by the new time",
+        "position": "its place in the ring",
+        "seconds": "forward; negative: back",
     },
     "nodes": {
         "last": "its last loss record, by its own clock",

@@ -9,6 +9,7 @@ from enum import IntEnum
 
 from schemas.codes import PROTOCOLS, Decision, Direction, EventKind, Flag, IdentityId, Outcome, Reason, RuleId, words
 from schemas.present import reserved_identity, reserved_rule
+from sink.history.ledger import ORDER, taken
 
 
 def _text(value: str) -> str:
@@ -159,11 +160,12 @@ RETENTION = """CREATE OR REPLACE VIEW retention AS SELECT t.time, t.cause, r.nod
 SILENT = 15
 """Seconds without a record after which a ring that was not closed is silent: a node tells of itself each second."""
 # By the sink's clock: a node whose clock is behind by more than SILENT looks silent here; `ztlens status` does not.
-NODES = f"""CREATE OR REPLACE VIEW nodes AS SELECT r.node, r.ring, max(l.time) AS last,
-    CASE WHEN bool_or(l.final) OR r.id IN (SELECT ring FROM store.policy WHERE kind = 'closed') THEN 'closed'
-        WHEN epoch_ns(max(l.time)) >= epoch_ns(now()) - {SILENT * 10**9} THEN 'live' ELSE 'silent' END AS state,
-    arg_max(l.mode, l.time) AS mode, arg_max(l.revision, l.time) AS revision
-    FROM store.rings AS r LEFT JOIN store.loss AS l ON l.ring = r.id GROUP BY r.id, r.node, r.ring"""
+NODES = f"""CREATE OR REPLACE VIEW nodes AS SELECT r.node, r.ring, l.time AS last,
+    CASE WHEN n.final OR r.id IN (SELECT ring FROM store.policy WHERE kind = 'closed') THEN 'closed'
+        WHEN epoch_ns(l.time) >= epoch_ns(now()) - {SILENT * 10**9} THEN 'live' ELSE 'silent' END AS state,
+    l.mode, l.revision FROM store.rings AS r LEFT JOIN (
+        SELECT ring, {taken(f"max({ORDER})")} AS time, bool_or(final) AS final FROM store.loss GROUP BY ring
+    ) AS n ON n.ring = r.id LEFT JOIN store.loss AS l ON l.ring = n.ring AND l.time = n.time"""
 
 VIEWS: tuple[str, ...] = (
     VERDICTS, FLOWS, VIOLATIONS, *PAIRS, CHANGES, POLICY_REVISIONS, RULES, IDENTITIES, LOSS, GAPS, RETENTION, NODES,

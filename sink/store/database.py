@@ -121,7 +121,7 @@ def _foundation(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute("INSERT INTO store.schema_version VALUES (?, make_timestamp_ns(?))", [number + 1, now_ns()])
         connection.execute("COMMIT")
     connection.execute("BEGIN")
-    for statement in (*MACROS, *VIEWS, ledger.VIEW, ledger.LOST):
+    for statement in (*MACROS, *VIEWS, ledger.VIEW, ledger.LOST, ledger.CLOCK_STEPS):
         connection.execute(statement)
     connection.execute("COMMIT")
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import duckdb
 
+from sink.history.ledger import needed
 from sink.history.pairs import HOUR
 from sink.settings import SinkSettings
 from sink.store import rollup
@@ -96,9 +97,7 @@ def apply(store: Store, settings: SinkSettings, archive: Archive | None = None) 
             # The last records of each ring stay: the ledger is made of them.
             connection.execute(
                 f"DELETE FROM store.loss WHERE time < make_timestamp_ns(?) AND ({held})"
-                " AND NOT final AND (ring, time) NOT IN ("
-                " SELECT (ring, max(time)) FROM store.loss GROUP BY ring UNION ALL"
-                " SELECT (ring, max(time)) FROM store.loss WHERE flows_live IS NOT NULL GROUP BY ring)",
+                f" AND NOT final AND (ring, time) NOT IN ({needed()})",
                 [max(0, before)],
             )
     if settings.keep_minutes > 0:

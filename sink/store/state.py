@@ -24,6 +24,7 @@ class Ring:
     named: set[int] = field(default_factory=set)  # revisions whose rules and identities are stored
     rolled: RangeSet = field(default_factory=RangeSet)
     deleted: int = 0  # verdicts were deleted below this position
+    clock: int | None = None  # ns that wall clock is ahead of the ring's own, by the newest batch
     heard: float = field(
         default_factory=time.monotonic, compare=False
     )  # when its last loss record came, first: when it was opened
@@ -91,6 +92,10 @@ def load(connection: duckdb.DuckDBPyConnection) -> State:
     for number, past in connection.execute("SELECT ring, past FROM store.policy WHERE kind = 'closed'").fetchall():
         by_id[number].acknowledged, by_id[number].closed = max(by_id[number].acknowledged, past), True
     load_deleted(connection, by_id.values())
+    for number, clock in connection.execute(
+        "SELECT ring, arg_max(clock, position) FROM store.clocks GROUP BY ring"
+    ).fetchall():
+        by_id[number].clock = clock
     for number, revision in connection.execute(
         "SELECT ring, revision FROM store.rules UNION SELECT ring, revision FROM store.identities"
     ).fetchall():

@@ -31,6 +31,8 @@ from sink.store.state import Ring, State, Stream, load
 
 log = logging.getLogger("ztlens.sink")
 
+CLOCK_STEP = 1_000_000_000
+"""ns by which a node's clock moves between two batches at least, to have been set."""
 TOO_LATE = "came after verdicts behind it had been deleted"
 """Cause of such a gap."""
 
@@ -46,6 +48,7 @@ class Batch:
     stride: int
     n: int
     columns: dict[str, np.ndarray]
+    clock: int  # ns that were added to the ring's own clock
 
     def split(self, n: int) -> tuple["Batch", "Batch"]:
         """The first `n` rows and the rest."""
@@ -79,7 +82,8 @@ def prepare(envelope: Envelope) -> Batch:
     if envelope.stride >= 1 << 32:
         raise EnvelopeError(f"stride {envelope.stride}")
     columns = rows.stored_columns(envelope)
-    return Batch(envelope.node, envelope.ring, envelope.start, envelope.end, envelope.stride, envelope.n, columns)
+    return Batch(envelope.node, envelope.ring, envelope.start, envelope.end, envelope.stride, envelope.n, columns,
+                 envelope.clock)  # fmt: skip
 
 
 class Store:
@@ -320,6 +324,7 @@ class _Work:
             if ring.stride != batch.stride:
                 self.misfits += batch.n
                 continue
+            self._note_clock(connection, ring, batch)
             for first, past in self._in_time(connection, ring, ring.held.missing(batch.first, batch.past)):
                 i, j = (first - batch.first) // batch.stride, (past - batch.first) // batch.stride
                 parts.append((ring.id, batch.columns, i, j))
@@ -340,6 +345,17 @@ class _Work:
             for first, past in ranges:
                 connection.execute("INSERT INTO store.ranges VALUES (?, ?, ?)", [number, first, past])
                 self._range_rows += 1
+
+    def _note_clock(self, connection: duckdb.DuckDBPyConnection, ring: Ring, batch: Batch) -> None:
+        """Of the ring's newest batch, for late ones have the clock of their day."""
+        if batch.first < max((past for _, past in ring.held), default=0):
+            return
+        if ring.clock is None or abs(batch.clock - ring.clock) >= CLOCK_STEP:
+            connection.execute(
+                "INSERT INTO store.clocks VALUES (?, ?, make_timestamp_ns(?), ?)",
+                [ring.id, batch.first, int(batch.columns["time"][0].astype("i8")), batch.clock],
+            )
+        ring.clock = batch.clock
 
     def _in_time(
         self, connection: duckdb.DuckDBPyConnection, ring: Ring, ranges: Sequence[tuple[int, int]]

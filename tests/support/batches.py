@@ -148,7 +148,8 @@ def policy_record(kind: str = "revision", *, node: str = "n1", ring: str = "r1",
 
 def loss_record(produced: int, *, node: str = "n1", ring: str = "r1", time: int = CLOCK, consumed: int | None = None,
                 packets: int = 0, untracked: int = 0, live: FlowSums | None = None, final: bool = False,
-                pending: int = 0, lost: int = 0, held_back: int = 0, **fields: object) -> LossRecord:  # fmt: skip
+                pending: int = 0, lost: int = 0, held_back: int = 0, revision: int = 1,
+                **fields: object) -> LossRecord:  # fmt: skip
     """A balanced record: `produced`, `consumed` in events; `packets` of ended flows, `live` of live ones."""
     flows = live if live is not None else FlowSums(live=0, packets=0, bytes=0, due=0)
     parsed = packets + untracked + flows.packets
@@ -162,7 +163,7 @@ def loss_record(produced: int, *, node: str = "n1", ring: str = "r1", time: int 
         "flows": FlowSums(flows.live, flows.packets, flows.bytes, pending),
     } | fields  # fmt: skip
     return LossRecord(
-        v=1, node=node, ring=ring, time=time, revision=1, mode="monitor", stride=STRIDE, produced=produced * STRIDE,
-        consumed=(produced if consumed is None else consumed) * STRIDE, ring_bytes=1 << 26, judged_bytes=0,
+        v=1, node=node, ring=ring, time=time, revision=revision, mode="monitor", stride=STRIDE,
+        produced=produced * STRIDE, consumed=(produced if consumed is None else consumed) * STRIDE, ring_bytes=1 << 26, judged_bytes=0,
         interfaces={"eth9": "native+egress"}, collector={"received": produced, "sent": produced}, final=final, **given,
     )  # fmt: skip

@@ -199,7 +199,8 @@ def test_json_of_the_ledger() -> None:
     ring = document["rings"][0]
     gap = {"first", "past", "count", "time", "cause"}
     loss = {"kind", "decision", "events", "since", "until"}
-    assert set(json_words("ledger")) == {*document, *ring, *ring["packets"], *ring["events"]} | gap | loss
+    step = {"time", "seconds"}
+    assert set(json_words("ledger")) == {*document, *ring, *ring["packets"], *ring["events"]} | gap | loss | step
 
 
 def test_json_of_an_audit() -> None:

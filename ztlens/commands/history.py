@@ -188,6 +188,9 @@ def _ledger_table(account: dict[str, Any]) -> None:
             kind, decision = loss["kind"].replace("_", " "), loss["decision"] or "decision not told"
             when = f"{loss['since'] or 'the beginning'} to {loss['until']}"
             print(f"{ring['node']} {ring['ring']}: {loss['events']:,} samples {kind} ({decision}), {when}")
+        for step in ring["clock_steps"]:
+            which = f"{'back' if step['seconds'] < 0 else 'forward'} {abs(step['seconds']):,.1f} s"
+            print(f"{ring['node']} {ring['ring']}: clock set {which} before {step['time']}")
         for gap in ring["events"]["gaps"]:
             print(f"{ring['node']} {ring['ring']}: gap of {gap['count']:,} events, seen {gap['time']}: {gap['cause']}")
     print("balanced" if account["balanced"] else "not balanced")

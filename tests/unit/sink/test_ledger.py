@@ -1,10 +1,12 @@
 """The ledger: what balances, what does not, and what is still on its way."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from schemas import envelope
 from schemas.messages import FlowSums
 from schemas.verdict import STRIDE
 from sink.client import History
@@ -146,8 +148,8 @@ def test_retention_does_not_change_what_was_stored(memory: Store) -> None:
 
 
 def test_since_leaves_out_rings_not_heard_of_since(memory: Store) -> None:
-    for ring, time in (("r1", batches.CLOCK), ("r2", batches.CLOCK + 100)):
-        memory.append(Commit(records=[batches.loss_record(0, ring=ring, time=time, final=True)]))
+    for ring, at in (("r1", batches.CLOCK), ("r2", batches.CLOCK + 100)):
+        memory.append(Commit(records=[batches.loss_record(0, ring=ring, time=at, final=True)]))
     assert [ring["ring"] for ring in ledger(memory)["rings"]] == ["r1", "r2"]
     assert [ring["ring"] for ring in ledger(memory, batches.CLOCK + 1)["rings"]] == ["r2"]
     assert [ring["ring"] for ring in ledger(memory, batches.CLOCK + 101)["rings"]] == []
@@ -190,14 +192,68 @@ def test_a_clock_that_is_set_back_loses_nothing_twice(memory: Store, rows: Rows)
     """Records of the hour that comes twice lie between those of the first time."""
     second = 10**9
     for at, produced, lost in ((0, 5, 0), (10, 6, 2), (20, 7, 2), (5, 8, 2), (15, 8, 6), (25, 8, 6)):
-        time = batches.CLOCK + at * second
-        memory.append(Commit(records=[batches.loss_record(produced, time=time, lost=lost)]))
+        moment = batches.CLOCK + at * second
+        memory.append(Commit(records=[batches.loss_record(produced, time=moment, lost=lost)]))
     told = rows(
         memory,
         f"""SELECT (epoch_ns(since) - {batches.CLOCK}) // {second} AS since, sum(events)::BIGINT AS events,
         (epoch_ns(until) - {batches.CLOCK}) // {second} AS until FROM lost_events GROUP BY ALL ORDER BY ALL""",
     )
     assert [tuple(row.values()) for row in told] == [(0, 2, 10), (5, 4, 15)]
+
+
+def test_a_clock_that_is_set_back_leaves_no_old_record_the_newest(memory: Store, rows: Rows) -> None:
+    """An hour back: what the node said before lies in the future, and what it says now is the newest all the same."""
+    now, hour = time.time_ns(), 3_600_000_000_000
+    live = FlowSums(live=1, packets=5, bytes=5, due=0)
+    for at, produced, revision in ((now + hour - 10**9, 5, 1), (now + hour, 6, 1), (now - 10**9, 7, 2), (now, 7, 2)):
+        memory.append(Commit(records=[
+            batches.loss_record(produced, time=at, packets=produced, live=live, revision=revision)
+        ]))  # fmt: skip
+    (line,) = ledger(memory)["rings"]
+    assert (line["time"], line["events"]["emitted"], line["packets"]["parsed"]) == (rfc3339(now), 7, 12)
+    seen = "SELECT state, revision, epoch_ns(last) AS last FROM nodes"
+    assert rows(memory, seen) == [{"state": "live", "revision": 2, "last": now}]
+    assert rows(memory, "SELECT epoch_ns(last) AS last FROM ledger") == [{"last": now}]
+    assert ledger(memory, now + 1) == {"balanced": True, "rings": []}
+    keep(memory, keep_age=1e-6)  # the newest stays; what lies in the future is not old yet
+    kept = "SELECT epoch_ns(time) - $now AS t FROM store.loss ORDER BY t".replace("$now", str(now))
+    assert [row["t"] for row in rows(memory, kept)] == [0, hour - 10**9, hour]
+    (line,) = ledger(memory)["rings"]
+    assert (line["time"], line["events"]["emitted"]) == (rfc3339(now), 7)
+
+
+def test_the_clock_steps_of_a_ring(on_disk: Callable[..., Store]) -> None:
+    """Of batches in the ring's order; one that comes late has the clock of its day, and a drift is no step."""
+    second = 10**9
+    store = on_disk()
+
+    def append(first: int, past: int, ahead: int) -> None:
+        data = envelope.encode(TRAFFIC.rows[first:past], node="n1", ring="r1", start=first * STRIDE,
+                               clock=batches.CLOCK + ahead, rev=1)  # fmt: skip
+        store.append(Commit(batches=[prepare(envelope.decode(data))], records=[batches.loss_record(N)]))
+
+    append(0, 10, 0)
+    append(20, 30, 3600 * second)
+    append(10, 20, 0)
+    append(30, 40, 3600 * second + second - 1)
+    store.close()
+    store = on_disk()
+    append(40, 50, 3600 * second)
+    append(50, 60, -second)
+    steps = [(20, 3600 * second, 3600.0), (50, -second, -3601.0)]
+    assert only(ledger(store))["clock_steps"] == [
+        {"time": rfc3339(int(TRAFFIC.rows["time"][at]) + batches.CLOCK + ahead), "seconds": seconds}
+        for at, ahead, seconds in steps
+    ]
+    store.close()
+
+
+def test_a_node_that_was_heard_of_an_hour_ahead_and_then_no_more_is_silent(memory: Store, rows: Rows) -> None:
+    now = time.time_ns()
+    for at, packets in ((now + 3_600_000_000_000, 1), (now - 60_000_000_000, 2)):
+        memory.append(Commit(records=[batches.loss_record(1, time=at, packets=packets)]))
+    assert rows(memory, "SELECT state FROM nodes") == [{"state": "silent"}]
 
 
 def test_a_node_that_does_not_tell_the_decision(memory: Store) -> None:
