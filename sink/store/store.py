@@ -266,6 +266,7 @@ class _Work:
         self.misfits = 0
         self.late = 0
         self.records = 0
+        self.rows: pa.Table | None = None  # new verdicts
 
     def adopt(self) -> None:
         """The transaction was committed."""
