@@ -49,6 +49,17 @@ def test_every_column_comes_back_as_it_was(memory: Store) -> None:
             assert (given[name] == rows[name]).all(), name
 
 
+def test_who_listens_is_told_of_new_verdicts(memory: Store) -> None:
+    told: list[int] = []
+    memory.listener = lambda new: told.append(new.num_rows)
+    memory.append(Commit(records=[batches.loss_record(0)]))
+    rows = batches.traffic(300).rows
+    for given in (rows[:200], rows):
+        memory.append(Commit(batches=[batch(given)]))
+    memory.append(Commit(batches=[batch(rows)]))
+    assert told == [200, 100]
+
+
 def test_the_same_batch_twice_is_stored_once(memory: Store) -> None:
     rows = batches.traffic(300).rows
     assert memory.append(Commit(batches=[batch(rows)])) == 300
