@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from collector.kernel.probes import PRETEND
 from tests.support import programs
 from tests.support.installation import PATIENCE, Installation
 from tests.support.nats import NatsServer
 from tests.support.netns import Lab, ip, wait_for
+
+LACKING = {"link": "", "netlink": "xdp_link,tcx_link"}
+"""What holds the programs → what the kernel lacks then."""
 
 
 class Pair:
@@ -75,13 +79,21 @@ def test_large_frames_take_generic_xdp_and_say_so(lab: Lab, pair: Pair, tmp_path
         assert "xdp" not in ip("link", "show", "veth0", netns=pair.near)
 
 
+@pytest.mark.parametrize("held", LACKING)
 @pytest.mark.parametrize("how", ["down", "Ctrl-C", "killed"])
-def test_everything_is_as_it_was_found(pair: Pair, one: Installation, how: str) -> None:
-    """veth1 has a clsact before, and a filter of somebody else's: both stay, as do all links without ours."""
+def test_everything_is_as_it_was_found(
+    pair: Pair, one: Installation, how: str, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """veth1 has a clsact before, and a filter of somebody else's: both stay, as do all links without ours.
+
+    `held`: by links, or by netlink as on older kernels.
+    """
+    monkeypatch.setenv(PRETEND, LACKING[held])
     theirs = programs.attach_tc(pair.near, "veth1", handle=7, priority=9)
     before = pair.as_found()
     up = one.up()
-    assert pair.tc("qdisc").count("clsact") == 2
+    assert set(one.status()["held_by"].values()) == {held}
+    assert pair.tc("qdisc").count("clsact") == (1 if held == "link" else 2)
     assert pair.as_found() != before
     if how == "Ctrl-C":
         one.down(up)
@@ -91,7 +103,8 @@ def test_everything_is_as_it_was_found(pair: Pair, one: Installation, how: str) 
     else:
         up.kill()
         wait_for(lambda: not one.processes(), "its children to end", PATIENCE)
-        assert pair.tc("qdisc").count("clsact") == 2  # still judged: an upgrade does not fail open
+        for name in ("veth0", "veth1"):  # still judged: an upgrade does not fail open
+            assert programs.watched(pair.near, name) == (True, True)
         one.run("down")
     assert pair.as_found() == before
     assert programs.tc_id(pair.near, "veth1", 7, 9) == theirs
@@ -116,7 +129,10 @@ def test_deleted_and_made_anew_while_watched(pair: Pair, one: Installation) -> N
     assert "xdp" not in ip("link", netns=pair.near)
 
 
-def test_a_program_taken_off_by_somebody_is_told(pair: Pair, one: Installation) -> None:
+def test_a_program_taken_off_by_somebody_is_told(
+    pair: Pair, one: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PRETEND, LACKING["netlink"])
     up = one.up()
     ip("link", "set", "dev", "veth1", "xdp", "off", netns=pair.near)
     up.until_said("collector: veth1 is without its program: somebody took it off; what passes it is not seen")
@@ -171,3 +187,54 @@ def test_egress_alone_and_ingress_alone(lab: Lab, pair: Pair, tmp_path: Path) ->
         assert one.flows("dport = 7002") == []
         assert [(row["packets"], row["egress"]) for row in one.flows("dport = 7004")] == [(7, True)]
         assert pair.as_found() == before
+
+
+def test_interfaces_by_pattern_that_come_later(lab: Lab, tmp_path: Path) -> None:
+    """Nothing matches at first: `up` waits, and says so. Then the links of a hundred containers come at once, and go."""
+    near = lab.namespace("host")
+    with Installation(lab, tmp_path / "one", netns=near, interfaces=["veth*", "tap?:ingress"]) as one:
+        up = one.up()
+        assert "no interface is veth* yet: those that come are watched" in up.said()
+        assert "watching nothing yet as node" in up.said()
+        assert "watching nothing yet" in one.run("status").stdout
+        far = lab.namespace("far")
+        lab.link(near, "veth0", far, "eth0")
+        lab.address(near, "veth0", "10.80.0.1/24")
+        lab.address(far, "eth0", "10.80.0.2/24")
+        up.until_said("watching veth0 (native+egress)")
+        receiver, sender = lab.udp(near, "10.80.0.1", 7001), lab.udp(far, "10.80.0.2")
+        for _ in range(12):
+            sender.sendto(bytes(100), ("10.80.0.1", 7001))
+            assert receiver.recv(1000)
+        lines = [f"link add veth{i} type veth peer name other{i}" for i in range(1, 101)]
+        ip("-batch", "-", netns=near, lines=lines)
+        wait_for(lambda: len(one.status()["interfaces"]) == 101, "all to be watched", PATIENCE)
+        assert set(one.status()["interfaces"].values()) == {"native+egress"}
+        assert "and 93 more" in one.run("status").stdout
+        ip("-batch", "-", netns=near, lines=[f"link delete veth{i}" for i in range(1, 101)])
+        ip("link", "set", "veth0", "down", netns=near)
+        ip("link", "set", "veth0", "name", "tap0", netns=near)
+        wait_for(lambda: one.status()["interfaces"] == {"tap0": "native"}, "the others to be let go", PATIENCE)
+        ip("link", "delete", "tap0", netns=near)
+        wait_for(lambda: one.status()["interfaces"] == {}, "the last to be let go", PATIENCE)
+        one.down(up)
+        assert one.value("SELECT packets FROM flows WHERE dport = 7001") == 12
+        assert one.leftovers() == []
+
+
+@pytest.mark.parametrize("name", ["ringbuf", "mmapable", "jiffies64"])
+def test_a_kernel_without_what_there_is_no_way_round(pair: Pair, one: Installation, name: str) -> None:
+    done = one.run("up", status=3, **{PRETEND: name})
+    assert done.stderr.splitlines()[-2].startswith("error: ") and "this kernel has no " in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("hint: ")
+    assert one.leftovers() == [] and "xdp" not in ip("link", netns=pair.near)
+    doctor = one.run("doctor", status=3, **{PRETEND: name})
+    assert f"error: this machine lacks: {name}" in doctor.stderr
+
+
+def test_doctor_says_what_a_missing_feature_costs(one: Installation) -> None:
+    lacking = ("coarse_clock", "batch", "percpu_batch", "xdp_link", "tcx_link")
+    out = one.run("doctor", **{PRETEND: ",".join(lacking)}).stdout
+    for name in lacking:
+        (line,) = [line for line in out.splitlines() if line.startswith(f"ok  {name} ")]
+        assert ": " in line.partition(" no ")[2]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from collector.errors import RefusedError
-from collector.kernel.interface import Connection
+from collector.kernel.interface import Connection, Interface
 from schemas.codes import Mode
 from schemas.messages import PolicyRecord
 from tests.support.collectors import BROKEN, OTHER, POLICY, Opener, Running, collecting, records, settings_for
@@ -156,6 +156,31 @@ async def test_the_connection_to_nats_would_be_cut(nats_server: NatsServer, tmp_
         assert (await running.ask("policy.apply", text=allowed, file="a.yaml"))["warnings"] == []
         assert (await running.ask("policy.apply", text=OTHER, file="b.yaml"))["warnings"] == [line]
         assert (kernel.mode, kernel.revision) == (Mode.ENFORCE, 3), "told, and done: only one's own session is refused"
+
+
+async def test_whom_an_interface_that_comes_later_cuts_off(
+    nats_server: NatsServer, tmp_path: Path, policy_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is asked about it, so nothing is refused; but the log says it, once the interface is under enforce."""
+    caplog.set_level("INFO", "ztlens.collector")
+    kernel, watched = FakeKernel(), (Interface("veth*"),)
+    settings = settings_for(tmp_path, nats_server.url, policy_file=policy_file, interfaces=watched)
+    kernel.host.move("10.0.0.5")
+    line = "the SSH session from 203.0.113.7 would be cut (rule default)"
+    async with collecting(settings, Opener(kernel)) as running:
+        kernel.host.established = [Connection("10.0.0.5", 22, "203.0.113.7", 40000)]
+        kernel.set_links("veth0", "veth1")
+        await until(lambda: "veth1" in running.collector.datapath.interfaces, "veth1")
+        assert line not in caplog.text  # monitor
+        assert line in (await running.ask("mode", mode="enforce"))["warnings"]
+        caplog.clear()
+        kernel.set_links("veth0", "veth1", "veth2")
+        await until(lambda: line in caplog.text, "the warning")
+        assert (await running.ask("status"))["interfaces"] == dict.fromkeys(
+            ("veth0", "veth1", "veth2"), "native+egress"
+        )
+        kernel.set_links("veth0")
+        await until(lambda: "not watching veth1, veth2 any more: gone" in caplog.text, "word of those that went")
 
 
 async def test_the_file_is_followed(nats_server: NatsServer, tmp_path: Path, policy_file: Path) -> None:

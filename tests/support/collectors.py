@@ -40,7 +40,9 @@ class Opener:
     opened: int = 0
 
     def __call__(self, settings: DatapathSettings, prepare: Callable[[Datapath], None]) -> Datapath:
-        datapath = FakeDatapath(self.kernel, adopted=self.opened > 0, predecessor=self.predecessor)
+        datapath = FakeDatapath(
+            self.kernel, adopted=self.opened > 0, predecessor=self.predecessor, interfaces=settings.interfaces
+        )
         if not datapath.adopted:
             prepare(datapath)  # type: ignore[arg-type]
         self.opened += 1

@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from collector.kernel import libbpf
+from collector.kernel.attach import TC_HANDLE, TC_PRIORITY
 from collector.kernel.netns import inside, links
 
 _PASS = {"xdp": 2, "tc": 0}  # XDP_PASS, TC_ACT_OK
@@ -50,6 +51,18 @@ def xdp_id(netns: str, interface: str) -> int:
 def tc_id(netns: str, interface: str, handle: int, priority: int) -> int:
     """Id of the TC program in that place on egress, 0: none."""
     return inside(netns, lambda: libbpf.tc_query(links()[interface].ifindex, handle, priority))
+
+
+def watched(netns: str, interface: str) -> tuple[bool, bool]:
+    """Whether an XDP program is there, and one of ztlens on egress, whatever holds it."""
+
+    def look() -> tuple[bool, bool]:
+        ifindex = links()[interface].ifindex
+        found = {*libbpf.tcx_query(ifindex), libbpf.tc_query(ifindex, TC_HANDLE, TC_PRIORITY)}
+        names = [libbpf.program_by_id(number) for number in found if number]
+        return bool(libbpf.xdp_query(ifindex).any), "tc_egress" in [info.name for info in names if info is not None]
+
+    return inside(netns, look)
 
 
 def statistics(netns: str, interface: str) -> dict[str, int]:
