@@ -154,12 +154,12 @@ class Bench:
         oldest = sink.value("SELECT epoch_ns(min(time)) FROM store.verdicts")
         hour, midst = newest - HOUR, (newest + oldest) // 2
         half = oldest // HOUR + math.ceil(HALF / self._kept["large"].built.verdicts * (newest - oldest) / HOUR)
-        host = sink.value(f"SELECT src FROM verdicts WHERE time >= make_timestamp_ns({hour}) LIMIT 1")
+        host = sink.value(f"SELECT src FROM verdicts WHERE time >= make_timestamp_ns({hour}) AND family = 4 LIMIT 1")
         violations = f"""SELECT rule, time_bucket(INTERVAL 1 HOUR, time::TIMESTAMP) AS hour, sum(flows) AS flows,
             sum(packets) AS packets FROM violations_1h WHERE time < make_timestamp_ns({half * HOUR})
             GROUP BY ALL ORDER BY hour, rule"""
         last_hour = f"""SELECT * FROM verdicts WHERE time >= make_timestamp_ns({hour}) AND family = 4
-            AND (src_addr = ip('{host}') OR dst_addr = ip('{host}')) ORDER BY time"""
+            AND ip('{host}') IN (src_addr, dst_addr) ORDER BY time"""
         return {
             "violations": lambda found: found.sql(violations),
             "one host": lambda found: found.sql(last_hour),
