@@ -26,7 +26,7 @@ class Answer:
 async def ask(source: Source, sql: str, parameters: dict[str, Any]) -> Answer:
     """The first ROWS. Raises AwayError, RefusedError."""
     body = {"sql": sql, "parameters": parameters or None, "format": "arrow", "limit": ROWS + 1}
-    content = await source.bytes("sql", body)
+    content = await source.raw("sql", body)
     try:
         schema, *batches = answers.stream(content)
     except answers.BrokenOffError as error:

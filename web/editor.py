@@ -39,7 +39,7 @@ class Editor(Element, component=STATIC / "editor.js"):
         """Go there; both count from 1."""
         self.run_method("reveal", line, column)
 
-    def mark(self, marks: Sequence[dict[str, Any]]) -> None:
+    def show_marks(self, marks: Sequence[dict[str, Any]]) -> None:
         """`severity` (error, warning), `message`, and `line` and `column` from 1."""
         self._props["marks"] = list(marks)
         self.update()

@@ -77,9 +77,9 @@ class Source:
 
     async def post(self, path: str, body: Any, *, patience: float = PATIENCE) -> Any:
         """The answer to POST: asked anew each time. Raises AwayError, RefusedError."""
-        return _document(await self.bytes(path, body, patience=patience))
+        return _document(await self.raw(path, body, patience=patience))
 
-    async def bytes(self, path: str, body: Any, *, patience: float = PATIENCE) -> bytes:
+    async def raw(self, path: str, body: Any, *, patience: float = PATIENCE) -> bytes:
         """The same as it comes, whole."""
         headers = {"content-type": "application/json"}
         return await self._answered("POST", path, content=json.dumps(body), headers=headers, timeout=patience)

@@ -13,7 +13,7 @@ from web.settings import WebSettings
 from web.shell import frame
 from web.source import Source
 
-MODULES = ("overview", "map", "matrix", "flows")
+MODULES = ("overview", "map", "matrix", "flows", "policy", "sql")
 """In the order of the header; the first is the page's own address."""
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><circle cx="14" cy="14" r="9" fill="none"'

@@ -1,0 +1,340 @@
+"""A draft of a policy: checked as it is typed, compared with what runs, audited against what was recorded.
+
+Nothing of it leaves the page's process but as questions to the sink, which change nothing.
+"""
+
+import asyncio
+import json
+import shlex
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from nicegui import context
+
+from schemas import times
+from web.draft import DRAFTS, LISTS, SHOWN, Audited, Draft, Sums, audited
+from web.editor import Editor, Save
+from web.elements import Copy, Table, box, button, cell, heading, link, panel, row, text
+from web.errors import WebError
+from web.meaning import meaning
+from web.page import Page
+from web.show import amount, service, short, stamp
+
+LONG = 320.0
+"""Seconds an audit or a suggestion may take: the sink gives up before."""
+CAUSES = {
+    "midstream": "begun before it was seen", "headless_fragment": "a fragment without its first",
+    "icmp_unrelated": "an ICMP error without its flow", "builtin": "a built-in rule that was off may allow it",
+    "host_unknown": "the node's addresses were not recorded", "rolled_up": "of an hour that the span cuts",
+    "untracked": "a packet without a flow, maybe a reply",
+}  # fmt: skip
+"""`cause` of what cannot be told, in words."""
+STYLES = {"newly_denied": "lost", "newly_allowed": "gained", "uncertain": "warn"}
+
+
+class Drafting:
+    """The panel of the draft, and below it what is known of it."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._checking: asyncio.Task[None] | None = None
+        self._auditing: asyncio.Task[None] | None = None
+        self._sound = False  # it can be applied, by the last check
+        draft = self._draft()
+        with panel("Draft", note="it stays in this page; nothing changes on the node") as whole:
+            self._editor = Editor("Draft of a policy", draft.text if draft else "", "YAML", self._typed, self._audit_of)
+            self._state = text("", "p", "note", role="status")
+            self._found = box("div", "diagnostics")
+            with box("div", "actions"):
+                button("Audit against the time above", self._audit, "primary", title="Ctrl+Enter")
+                self._stop = button("Stop", self._stopped, "quiet")
+                self._with_text = Copy("Copy the command", "")
+                self._with_file = Copy("Copy it for a file", "")
+                self._saved = Save("Save draft.yaml", "draft.yaml", lambda *_: None)
+            self._command = text("", "pre", "source")
+        with heading(whole):
+            button("Start from what runs", lambda: self._begin(self._running()), "quiet")
+            button("Suggest from what was recorded", lambda: self._begin(self._suggested()), "quiet")
+            button("Discard", self._discarded, "quiet")
+        self._meaning = box("div")
+        self._audited = box("div")
+        self._stop.set_visibility(False)
+        context.client.on_delete(self._close)
+        self._show_commands()
+        if draft is not None:
+            self._begin_check()
+            self._show_audit()
+        elif page.get("draft"):
+            self._state.set_text("This draft is no longer kept: the page was restarted, or others were written since.")
+
+    def _draft(self) -> Draft | None:
+        return DRAFTS.get(self._page.get("draft"))
+
+    def _close(self) -> None:
+        for task in (self._checking, self._auditing):
+            if task is not None:
+                task.cancel()
+
+    # ---- writing
+
+    def _typed(self, given: str) -> None:
+        draft = self._draft()
+        if draft is None:
+            name = DRAFTS.new()
+            self._page.set(draft=name)
+            draft = DRAFTS.get(name)
+        if draft is not None:
+            draft.text = given
+        self._begin_check()
+        self._show_audit()
+
+    def _put(self, given: str) -> None:
+        self._editor.put(given)
+        self._typed(given)
+
+    def _discarded(self) -> None:
+        self._close()
+        DRAFTS.discard(self._page.get("draft"))
+        self._editor.put("")
+        self._editor.show_marks([])
+        for room in (self._found, self._meaning, self._audited):
+            room.clear()
+        self._state.set_text("")
+        self._page.set(draft=None)
+        self._sound = False
+        self._show_commands()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """What takes a while, one at a time."""
+        self._stopped()
+        self._auditing = asyncio.create_task(self._watched(work))
+
+    async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+        self._stop.set_visibility(True)
+        try:
+            await work
+        except WebError as error:
+            self._state.set_text("")
+            self._page.complain(error)
+        finally:
+            self._stop.set_visibility(False)
+
+    def _stopped(self) -> None:
+        if self._auditing is not None and not self._auditing.done():
+            self._auditing.cancel()
+            self._state.set_text("Stopped.")
+
+    async def _running(self) -> None:
+        page = self._page
+        found = (await page.ask("policy", page.span.query))["nodes"]
+        wanted = page.get("node")
+        one = next((one for one in found if one["running"]["node"] == wanted), found[0] if found else None)
+        if one is None or not one["running"]["text"]:
+            raise WebError("No policy runs whose text is recorded", "Suggest one from what was recorded.")
+        self._put(one["running"]["text"])
+
+    async def _suggested(self) -> None:
+        self._state.set_text("finding the smallest policy that allows what was recorded …")
+        since, until = self._span()
+        found = await self._page.source.post(
+            "suggest", {"generality": "service", "since": since, "until": until}, patience=LONG
+        )
+        if found["policy"] is None:
+            raise WebError("Nothing was recorded in this time", "Choose a longer time.")
+        self._put(found["policy"])
+
+    # ---- checking
+
+    def _begin_check(self) -> None:
+        if self._checking is not None:
+            self._checking.cancel()
+        self._checking = asyncio.create_task(self._check())
+
+    async def _check(self) -> None:
+        draft = self._draft()
+        self._sound = False
+        if draft is None or not draft.text.strip():
+            self._show_commands()
+            self._editor.show_marks([])
+            for room in (self._found, self._meaning):
+                room.clear()
+            self._state.set_text("Nothing to check: write a policy, paste one, or begin with one of the buttons above.")
+            return
+        self._state.set_text("checking …")
+        try:
+            found = await self._page.source.post("policy/check", {"text": draft.text})
+            self._show_check(found)
+            if found["ok"]:
+                side = {"node": self._page.get("node")}
+                changed = await self._page.source.post("policy/diff", {"before": side, "after": {"text": draft.text}})
+                self._meaning.clear()
+                with self._meaning, panel("What it changes", note="against what runs, by meaning"):
+                    meaning(changed, "The draft means the same as what runs.")
+        except WebError as error:
+            self._state.set_text(f"{error}. {error.hint}")
+
+    def _show_check(self, found: dict[str, Any]) -> None:
+        self._sound = found["ok"]
+        self._show_commands()
+        told = found["diagnostics"]
+        self._editor.show_marks([{**one, "message": f"{one['message']}. {one['hint']}"} for one in told])
+        count = f"{len(told)} warning{'' if len(told) == 1 else 's'}" if told else "no warnings"
+        self._state.set_text(
+            f"It can be applied: {count}, default {found['default']}, {found['rules']:,} rules,"
+            f" {found['identities']:,} identities."
+            if found["ok"]
+            else "It cannot be applied."
+        )
+        self._found.clear()
+        with self._found:
+            for one in told:
+                self._diagnostic(one)
+        if not found["ok"]:
+            self._meaning.clear()
+
+    def _diagnostic(self, one: dict[str, Any]) -> None:
+        with box("p", f"diagnostic {one['severity']}"):
+            if one["line"]:
+                place = f"line {one['line']}, column {one['column']}"
+                button(place, lambda: self._editor.reveal(one["line"], one["column"]), "chip")
+            text(one["kind"].replace("_", " "), "span", "warn" if one["severity"] == "warning" else "bad")
+            text(one["message"], "span")
+            text(one["hint"], "span", "note")
+
+    # ---- auditing
+
+    def _span(self) -> tuple[int | None, int | None]:
+        """The time that is shown, in ns; what is live ends now. Raises WebError."""
+        bounds = self._page.span.bounds(datetime.now(UTC))
+        if bounds is None:
+            raise WebError("The time above is not one", "Choose one of the list, or write it as 2h.")
+        begin, end = bounds
+        return None if begin is None else times.nanoseconds(begin), times.nanoseconds(end)
+
+    def _audit_of(self, given: str) -> None:
+        self._typed(given)
+        self._audit()
+
+    def _audit(self) -> None:
+        self._begin(self._judged())
+
+    async def _judged(self) -> None:
+        draft = self._draft()
+        if draft is None or not draft.text.strip():
+            raise WebError("There is no draft to audit", "Write one, or begin with what runs.")
+        self._state.set_text("judging what was recorded …")
+        content = draft.text
+        since, until = self._span()
+        answer = await self._page.source.raw("audit", self._question(content, since, until), patience=LONG)
+        draft.audited = await asyncio.to_thread(lambda: audited(content, since, until, json.loads(answer)))
+        self._state.set_text("Audited.")
+        self._show_audit()
+
+    def _question(self, content: str, since: int | None, until: int | None) -> dict[str, Any]:
+        node = self._page.get("node")
+        return {"candidate": {"text": content, "file": "draft.yaml"}, "since": since, "until": until,
+                **({"node": node} if node else {})}  # fmt: skip
+
+    def _show_audit(self) -> None:
+        draft = self._draft()
+        self._audited.clear()
+        if draft is None or draft.audited is None:
+            return
+        done = draft.audited
+        with self._audited, panel("Audit", "chosen-flow", _span_word(done)) as whole:
+            if done.text != draft.text:
+                text("The draft was changed since: this is of what it was.", "p", "notice")
+            with box("div", "figures"):
+                _figure("Flows judged", done.judged, "")
+                _figure("Decided the same", done.unchanged, "")
+                for name, word in LISTS.items():
+                    _figure(word, done.sums[name], STYLES[name] if done.sums[name].entries else "dim")
+            for name, word in LISTS.items():
+                if done.entries[name]:
+                    _entries(self._page, name, word, done)
+        with heading(whole):
+            name = self._page.get("draft")
+            link("Draw it on the map", self._page.address("map", draft=name), "button")
+            link("On the matrix", self._page.address("matrix", draft=name), "button")
+            saved = Save("Save as JSON", "audit.json", lambda error, hint: self._page.complain(WebError(error, hint)))
+            saved.answer("/api/v1/audit", json.dumps(self._question(done.text, done.since, done.until)))
+            Copy("Copy as command", self._audit_command(done))
+
+    def _audit_command(self, done: Audited) -> str:
+        given = [("--since", done.since), ("--until", done.until)]
+        spans = [f" {name} {times.rfc3339(at)}" for name, at in given if at is not None]
+        node = self._page.get("node")
+        return self._command_with(done.text, "audit", "".join(spans) + (f" --node {shlex.quote(node)}" if node else ""))
+
+    # ---- commands
+
+    def _show_commands(self) -> None:
+        draft = self._draft()
+        content = draft.text if draft else ""
+        there = self._sound
+        for element in (self._with_text, self._with_file, self._saved, self._command):
+            element.set_visibility(there)
+        command = f"ztlens policy apply draft.yaml{self._instance()} --confirm-within 60s"
+        self._command.set_text(
+            f"{command}\nztlens policy confirm{self._instance()}     # within 60 s, else it falls back by itself"
+        )
+        self._with_file.holds(command)
+        self._with_text.holds(self._command_with(content, "policy apply", " --confirm-within 60s") if there else "")
+        self._saved.text(content)
+
+    def _instance(self) -> str:
+        name = self._page.settings.instance
+        return "" if name == "default" else f" --instance {shlex.quote(name)}"
+
+    def _command_with(self, content: str, command: str, options: str) -> str:
+        """A command with the policy in it, as a shell takes it."""
+        end = "POLICY"
+        while end in content.splitlines():
+            end += "_"
+        return f"ztlens {command} -{self._instance()}{options} <<'{end}'\n{content.rstrip(chr(10))}\n{end}"
+
+
+def _span_word(done: Audited) -> str:
+    begin, end = (None if at is None else stamp(times.rfc3339(at))[:19] for at in (done.since, done.until))
+    return f"{begin or 'the beginning'} … {end or 'now'} (UTC)"
+
+
+def _figure(label: str, sums: Sums, kind: str) -> None:
+    with box("div", "figure"):
+        text(label, "span", "figure-label")
+        text(short(sums.flows), "span", f"figure-value {kind}")
+        text(f"{short(sums.packets)} packets, {amount(sums.bytes)}", "span", "figure-label")
+
+
+def _entries(page: Page, name: str, word: str, done: Audited) -> None:
+    entries = done.entries[name]
+    text(f"{word}: {done.sums[name].entries:,}", "h3", STYLES[name])
+    table = Table(
+        word,
+        [("from", "From", ""), ("to", "To", ""), ("port", "Port", "mono"), ("before", "Rule before", ""),
+         ("after", "Rule after", ""), ("flows", "Flows", "num"), ("packets", "Packets", "num"),
+         ("bytes", "Bytes", "num"), ("last", "Last seen (UTC)", "mono"), ("note", "Note", "")],
+    )  # fmt: skip
+    table.show([_entry(page, i, one) for i, one in enumerate(entries)])
+    if done.sums[name].entries > SHOWN:
+        text(f"… and {done.sums[name].entries - SHOWN:,} more: save it as JSON.", "p", "note")
+
+
+def _entry(page: Page, number: int, one: dict[str, Any]) -> dict[str, Any]:
+    notes = [CAUSES.get(one["cause"], one["cause"])] if "cause" in one else []
+    notes += ["report only"] if one["report_only_after"] else []
+    notes += ["at least"] if one["lower_bound"] else []
+    notes += [f"{one['crossing']:,} begun before"] if one["crossing"] else []
+    flows = page.address(
+        "flows", from_identity=one["src_identity"], to_identity=one["dst_identity"], rule=one["rule_before"],
+        port=f"{one['dport']}/{one['proto']}" if one["proto"] in ("tcp", "udp", "sctp") else "",
+    )  # fmt: skip
+    return row(
+        number,
+        [
+            cell(one["src_identity"], href=flows, hint="its flows"), one["dst_identity"],
+            service(one["dport"], one["proto"]), one["rule_before"], one["rule_after"], one["flows"], one["packets"],
+            cell(amount(one["bytes"]), hint=f"{one['bytes']:,} B"), stamp(one["last_seen"]), ", ".join(notes),
+        ],
+    )  # fmt: skip

@@ -1,0 +1,238 @@
+"""Policy: what runs and what its rules did, the revisions before it, and drafts of the next one."""
+
+from typing import Any
+
+from web import answers
+from web.drafting import Drafting
+from web.elements import Copy, Table, box, button, cell, choice, heading, panel, row, text
+from web.meaning import meaning
+from web.page import Page, view
+from web.show import amount, stamp
+
+REVISIONS = 50
+HASH = 12
+"""Characters of a hash that tell policies apart."""
+
+
+@view("policy", "Policy", filters=False)
+def policy(page: Page) -> None:
+    """Each part asks for itself."""
+    _Running(page)
+    Drafting(page)
+    _Revisions(page)
+
+
+class _Running:
+    """The policy that runs on a node, and what each of its rules decided in the time that is shown."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._rules: dict[str, dict[str, Any]] = {}
+        self._nodes: list[str] = []
+        with panel("Running policy", note="hits in the time above") as whole:
+            self._facts = box("div", "facts")
+            self._pending = box("div", "notices")
+            self._table = Table(
+                "Rules of the running policy",
+                [("rule", "Rule", ""), ("action", "Action", ""), ("marks", "Marks", ""), ("flows", "Flows", "num"),
+                 ("packets", "Packets", "num"), ("bytes", "Bytes", "num"), ("last", "Last hit (UTC)", "mono")],
+                choose=self._chosen,
+                empty="No policy runs: everything is allowed. Write a draft below, or `ztlens policy suggest`.",
+            )  # fmt: skip
+        with heading(whole):
+            self._choice = box("div")
+        self._detail = box("div")
+        page.shows(self._load, 2.0)
+
+    async def _load(self) -> None:
+        page = self._page
+        found = (await page.ask("policy", page.span.query))["nodes"]
+        nodes = [one["running"]["node"] for one in found]
+        if nodes != self._nodes:
+            self._nodes = nodes
+            self._offer()
+        wanted = page.get("node")
+        one = next((one for one in found if one["running"]["node"] == wanted), found[0] if found else None)
+        if one is not None:
+            self._show(one)
+
+    def _offer(self) -> None:
+        self._choice.clear()
+        if len(self._nodes) > 1:
+            names = {name: name for name in self._nodes}
+            with self._choice:
+                choice(
+                    "Node", names, self._page.get("node") or self._nodes[0], lambda value: self._page.set(node=value)
+                )
+
+    def _show(self, found: dict[str, Any]) -> None:
+        running, pending = found["running"], found["pending"]
+        self._facts.clear()
+        with self._facts:
+            for label, value in (
+                ("Node", running["node"]), ("Revision", str(running["revision"])), ("Mode", running["mode"]),
+                ("Default", running["default"] or "no policy"), ("In force since (UTC)", stamp(running["time"])),
+                ("By", running["who"]), ("Policy", running["hash"][:HASH] or "–"),
+            ):  # fmt: skip
+                with box("div", "fact"):
+                    text(label, "span", "figure-label")
+                    text(value, "span")
+        self._pending.clear()
+        if pending is not None:
+            kind = "policy" if pending["kind"] == "revision" else "mode"
+            with self._pending, box("div", "notice"):
+                text(
+                    f"This {kind}, by {pending['who']} at {stamp(pending['time'])}, falls back to what was before"
+                    f" unless it is confirmed: ztlens {kind} confirm"
+                )
+                Copy("Copy the command", f"ztlens {kind} confirm")
+        ruled = [*found["rules"], *found["other"]]
+        self._rules = {one["name"]: one for one in ruled}
+        most = max((one["flows"] for one in ruled), default=1) or 1
+        chosen = self._page.get("chosen")
+        self._table.show([_rule(self._page, one, most) for one in ruled], chosen=chosen)
+        self._detail.clear()
+        if chosen in self._rules:
+            self._show_text(self._rules[chosen])
+
+    def _chosen(self, name: str) -> None:
+        self._page.set(chosen=None if self._page.get("chosen") == name else name)
+
+    def _show_text(self, one: dict[str, Any]) -> None:
+        with self._detail, panel(f"Rule {one['name']}", "chosen-flow") as whole:
+            text(one["text"] or "Not a rule of the policy: see docs/policy.md.", "pre", "source")
+            if one["shadowed"]:
+                text(one["shadowed"], "p", "notice")
+        with heading(whole):
+            button("Close", lambda: self._page.set(chosen=None), "quiet")
+
+
+def _rule(page: Page, one: dict[str, Any], most: int) -> dict[str, Any]:
+    marks: list[str] = []
+    if one["report_only"]:
+        marks.append("report only")
+    if one["shadowed"]:
+        marks.append("shadowed")
+    elif one["action"] and one["last_hit"] is None:
+        marks.append("never hit")
+    idle = not {"shadowed", "never hit"}.isdisjoint(marks)
+    action = {"allow": "allowed", "deny": "denied"}.get(one["action"], "dim")
+    flows = page.address("flows", rule=one["name"])
+    return row(
+        one["name"],
+        [
+            cell(one["name"], href=flows, hint="its flows"), cell(one["action"] or "–", kind=action),
+            cell(", ".join(marks), kind="warn" if idle else "dim", hint=one["shadowed"]),
+            cell(one["flows"], share=one["flows"] / most), one["packets"],
+            cell(amount(one["bytes"]), hint=f"{one['bytes']:,} B"), stamp(one["last_hit"]) if one["last_hit"] else "–",
+        ],
+    )  # fmt: skip
+
+
+class _Revisions:
+    """What was in force before, and what each changed, by meaning."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._known: list[dict[str, Any]] = []
+        self._next: str | None = None
+        self._shown: object = None
+        with panel("Revisions", note="a row shows what it changed"):
+            self._table = Table(
+                "Revisions",
+                [("time", "In force (UTC)", "mono"), ("node", "Node", ""), ("revision", "Revision", "num"),
+                 ("who", "By", ""), ("state", "State", ""), ("mode", "Mode", ""), ("default", "Default", ""),
+                 ("hash", "Policy", "mono")],
+                choose=self._chosen, empty="No policy was ever in force: `ztlens policy apply FILE` makes revision 1.",
+            )  # fmt: skip
+            with box("div", "more"):
+                self._further = button("More", self._more)
+        self._further.set_visibility(False)
+        self._detail = box("div")
+        page.shows(self._load, 5.0)
+
+    def _asked(self, **more: str) -> dict[str, str]:
+        node = self._page.get("node")
+        return {"limit": str(REVISIONS), **({"node": node} if node else {}), **more}
+
+    async def _load(self) -> None:
+        found = await self._page.ask("policy/revisions", self._asked())
+        self._known, self._next = found["revisions"], found["next"]
+        self._show()
+        await self._load_detail()
+
+    async def _more(self) -> None:
+        found = await self._page.ask("policy/revisions", self._asked(cursor=self._next or ""))
+        self._page.hold()
+        self._known, self._next = [*self._known, *found["revisions"]], found["next"]
+        self._show()
+
+    def _show(self) -> None:
+        chosen = self._page.get("revision")
+        self._table.show([_revision(one) for one in self._known], chosen=chosen)
+        self._further.set_visibility(self._next is not None)
+
+    def _chosen(self, key: str) -> None:
+        self._page.set(revision=None if self._page.get("revision") == key else key, against=None)
+
+    async def _load_detail(self) -> None:
+        """A revision beside the one before it on its node, or beside another that was chosen."""
+        key = self._page.get("revision")
+        at = next((i for i, one in enumerate(self._known) if _key(one) == key), None)
+        if at is None:
+            self._detail.clear()
+            self._shown = None
+            return
+        one = self._known[at]
+        others = [other for other in self._known if other["node"] == one["node"] and other is not one]
+        before = next((other for other in self._known[at + 1 :] if other["node"] == one["node"]), None)
+        wanted = self._page.get("against")
+        before = next((other for other in others if _key(other) == wanted), before)
+        if self._shown == (key, before and _key(before), len(others)):
+            return  # what is unfolded stays so
+        page = self._page
+        after = await self._text(one)
+        found, earlier = None, await self._text(before) if before is not None else None
+        if earlier is not None and after is not None:
+            sides = [{"text": earlier}, {"text": after}]
+            found = await page.source.post("policy/diff", {"before": sides[0], "after": sides[1]})
+        self._shown = (key, before and _key(before), len(others))
+        self._detail.clear()
+        with self._detail, panel(f"Revision {one['revision']} of {one['node']}", "chosen-flow") as whole:
+            if before is None:
+                text("The first one that is recorded of this node.", "p", "note")
+            else:
+                names = {_key(other): f"{other['revision']}, {stamp(other['time'])[:19]}" for other in others}
+                with box("div", "controls"):
+                    choice("Compared with", names, _key(before), lambda value: page.set(against=value))
+                if found is not None:
+                    meaning(found, "Both mean the same.")
+            with box("details"):
+                text("The text", "summary")
+                text(after if after is not None else "It was too long to be recorded.", "pre", "source")
+        with heading(whole):
+            button("Close", lambda: page.set(revision=None, against=None), "quiet")
+
+    async def _text(self, one: dict[str, Any]) -> str | None:
+        """Empty: no policy; None: it was too long to be recorded. A node's later ring may have the same number."""
+        if not one["hash"]:
+            return ""
+        sql = "SELECT yaml FROM policy_revisions WHERE node = $node AND ring = $ring AND revision = $revision"
+        found = await answers.ask(self._page.source, sql, {name: one[name] for name in ("node", "ring", "revision")})
+        return next((str(values[0]) for values in found.rows if values[0]), None)
+
+
+def _key(one: dict[str, Any]) -> str:
+    return f"{one['node']}.{one['ring']}.{one['revision']}"
+
+
+def _revision(one: dict[str, Any]) -> dict[str, Any]:
+    state = {"confirmed": "good", "pending": "warn", "fallen_back": "bad"}.get(one["state"], "")
+    return row(
+        _key(one),
+        [
+            stamp(one["time"]), one["node"], one["revision"], one["who"],
+            cell(one["state"].replace("_", " "), kind=state), one["mode"], one["default"] or "no policy",
+            one["hash"][:HASH] or "–",
+        ],
+    )  # fmt: skip
