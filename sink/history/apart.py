@@ -1,11 +1,13 @@
 """Work in a process of its own: long work in Python would hold up the sink's writer, and could not be stopped."""
 
+import os
 import pickle
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from contextlib import suppress
+from typing import IO, ParamSpec, TypeVar
 
 from policy.errors import PolicyError
 from sink.errors import BusyError, SinkError
@@ -24,17 +26,18 @@ def apart(
     longer than `timeout` seconds; SinkError: the process failed.
     """
     until = time.monotonic() + timeout
-    given: bytes | None = pickle.dumps((work, args, kwargs), pickle.HIGHEST_PROTOCOL)
-    with subprocess.Popen(
-        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    # From a file: what a pipe has not taken when the first look times out, `communicate` never writes.
+    with (
+        _file((work, args, kwargs)) as given,
+        subprocess.Popen(
+            [sys.executable, "-m", __name__], stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process,
+    ):
         try:
             while True:
-                try:
-                    answer, errors = process.communicate(given, _LOOKS)
+                with suppress(subprocess.TimeoutExpired):
+                    answer, errors = process.communicate(timeout=_LOOKS)
                     break
-                except subprocess.TimeoutExpired:
-                    given = None  # is being written
                 progress(0)
                 if time.monotonic() > until:
                     raise BusyError(f"the question took longer than {timeout:g} s", "narrow it: a time range")
@@ -48,6 +51,14 @@ def apart(
         raise PolicyError(*refused)
     out: T = value
     return out
+
+
+def _file(given: object) -> IO[bytes]:
+    """A file in memory with `given` in it, to be read from its beginning."""
+    file = os.fdopen(os.memfd_create("apart"), "w+b")
+    pickle.dump(given, file, pickle.HIGHEST_PROTOCOL)
+    file.seek(0)
+    return file
 
 
 def main() -> None:

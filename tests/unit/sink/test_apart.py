@@ -8,6 +8,7 @@ import pytest
 from policy.errors import PolicyError
 from policy.parse import parse
 from sink.errors import BusyError, SinkError
+from sink.history import apart as apart_module
 from sink.history.apart import apart
 
 
@@ -20,6 +21,14 @@ def test_an_answer_of_another_process() -> None:
     big = b"x" * (3 << 20)
     assert apart(60, nothing, bytes.upper, big) == big.upper()
     assert apart(60, nothing, sorted, [1, 3, 2], reverse=True) == [3, 2, 1]
+
+
+def test_what_it_is_given_comes_whole_however_late_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart_module, "_LOOKS", 0.001)
+    looks: list[int] = []
+    big = b"x" * (3 << 20)
+    assert apart(60, looks.append, bytes.upper, big) == big.upper()
+    assert len(looks) > 10
 
 
 def test_a_refusal() -> None:
