@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -113,6 +114,7 @@ def busy(tmp_path: Path) -> Iterator[Installation]:
 def test_top_and_observe(busy: Installation) -> None:
     wait_for(lambda: busy.value("SELECT count(*) FROM verdicts") > 20, "verdicts", PATIENCE)
     on_a_terminal(busy)
+    over_a_restart(busy)
     in_a_pipe(busy)
     followed(busy)
 
@@ -129,6 +131,23 @@ def on_a_terminal(one: Installation) -> None:
     top.until("web", "allow")
     assert top.press(b"q") == 0
     assert not re.search(r"\x1b\[[0-9;]*3[0-7][;m]", top.raw)
+
+
+def over_a_restart(one: Installation) -> None:
+    """The sink dies under it: it says so, shows what it saw last, and goes on by itself."""
+    top = Terminal(one, "top")
+    top.until("web")
+    os.kill(json.loads((one.run_dir / "up.json").read_text())["parts"]["sink"], signal.SIGKILL)
+    top.until("; as it was at")
+    wait_for(lambda: one.answers("sink"), "the sink", PATIENCE)
+
+    def recovered() -> bool:
+        top.raw = ""
+        top.until("q ends")
+        return "as it was at" not in top.text
+
+    wait_for(recovered, "a look without trouble", PATIENCE)
+    assert top.press(b"q") == 0
 
 
 def in_a_pipe(one: Installation) -> None:
