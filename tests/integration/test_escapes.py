@@ -10,6 +10,7 @@ import pytest
 
 from sink.client import History
 from sink.errors import BusyError, SinkError
+from sink.service import bounded
 from sink.store import Commit, Store, prepare
 from tests.support import batches, escapes
 from tests.support.rollups import roll_up
@@ -51,6 +52,9 @@ def test_nothing_gets_out_and_nothing_breaks(sink: SinkProcess, tmp_path: Path) 
         for sql in (*escapes.ENDLESS.values(), *escapes.LARGE.values()):
             with pytest.raises(BusyError, match=r"longer than 1 s|more memory"):
                 history.sql(sql)
+        for sql in escapes.LATE.values():
+            with pytest.raises(BusyError, match=r"longer than 1 s|more memory"):
+                history.sql(sql)
         for sql in escapes.HARMLESS.values():
             history.sql(sql)
         assert sink.process.poll() is None
@@ -59,3 +63,34 @@ def test_nothing_gets_out_and_nothing_breaks(sink: SinkProcess, tmp_path: Path) 
         assert sorted(path for path in tmp_path.iterdir() if path.suffix != ".tmp") == files
         assert list(tmp_path.glob("*.tmp/*")) == []
         assert digest(database) == data
+
+
+def test_nothing_gets_out_of_a_file_that_no_sink_has_open(tmp_path: Path) -> None:
+    """As `ztlens sql` reads it while no sink runs: in the process of who asks."""
+    given = settings(tmp_path, "nats://127.0.0.1:1")
+    store = Store.open(given)
+    store.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows))], records=[batches.policy_record()]))
+    roll_up(store)
+    store.close()
+    pq.write_table(pa.table({"password": ["hunter2"]}), tmp_path / "other.parquet")
+    places = {"dir": tmp_path, "file": given.database, "other": tmp_path / "other.parquet"}
+    files, data = sorted(tmp_path.iterdir()), digest(given.database)
+    with bounded(3 << 30), History.on_file(given.database, timeout=1.0) as history:
+        before = history.sql(CONTENT).to_pylist()
+        for sql in (*escapes.refused(), *escapes.CLUMSY.values()):
+            with pytest.raises(SinkError) as caught:
+                history.sql(sql.format(**places))
+            assert caught.value.exit_status in (2, 3), sql
+            assert caught.value.hint and "\n" not in str(caught.value), sql
+            assert "hunter2" not in str(caught.value), sql
+        for sql in (*escapes.ENDLESS.values(), *escapes.LARGE.values()):
+            with pytest.raises(BusyError, match=r"longer than 1 s|more memory"):
+                history.sql(sql)
+        for sql in escapes.HARMLESS.values():
+            history.sql(sql)
+        assert history.sql(CONTENT).to_pylist() == before
+    assert sorted(path for path in tmp_path.iterdir() if path.suffix != ".tmp") == files
+    assert list(tmp_path.glob("*.tmp/*")) == []
+    assert digest(given.database) == data
+    with History.on_file(given.database) as history:  # nothing was left locked or changed
+        assert history.sql(CONTENT).to_pylist() == before

@@ -179,6 +179,10 @@ LARGE = {
 }
 """Ended by DuckDB's memory limit or that of the process."""
 
+LATE = {"padding": "SELECT length(lpad('x', 400000000, 'y'))"}
+"""Ended by the time-out or the memory of the process, but nothing stops the one call of a function while it works: of
+2^31 characters at most."""
+
 CLUMSY = {
     "string": "SELECT repeat('x', 1000000000000)",
     "range": "SELECT unnest(range(1000000000000))",
