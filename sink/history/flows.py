@@ -23,7 +23,7 @@ from sink.history.views import verdicts_of
 SAMPLES = 1000
 """Events shown of a flow, its newest."""
 _SORTS: dict[str, tuple[str, ...]] = {
-    "last_seen": ("epoch_ns(time)",), "src": ("family", "src_hi", "src_lo"), "dst": ("family", "dst_hi", "dst_lo"),
+    "last_seen": ("time",), "src": ("family", "src_hi", "src_lo"), "dst": ("family", "dst_hi", "dst_lo"),
 }  # fmt: skip
 """Sort → what it goes by, where that is not the column of its name: of addresses their number."""
 _STORED = ", v.ring AS number, v.src_hi, v.src_lo, v.dst_hi, v.dst_lo"
@@ -46,16 +46,17 @@ def flows(reading: Reading, asked: http.FlowsAsked) -> dict[str, Any]:
     columns = ", ".join(f"{what} AS {key}" for key, what in zip(keys, by, strict=True))
     order, than = ("DESC", "<") if asked.order == "desc" else ("ASC", ">")
     place = ", ".join([*keys, "number", "position"])
-    beyond = (
-        f"({place}) {than} ({', '.join(map(_literal, [*after[1].by, after[1].ring, after[1].position]))})"
-        if after
-        else "true"
-    )
-    _open_flows(reading)
-    last = verdicts_of("last", _STORED)
+    shown_as = place if by != ("time",) else "epoch_ns(key_0), number, position"
+    beyond = "true"
+    if after:
+        at = [_literal(value, what) for value, what in zip(after[1].by, by, strict=True)]
+        beyond = f"({place}) {than} ({', '.join([*at, str(after[1].ring), str(after[1].position)])})"
+        beyond += f" AND {keys[0]} {than}= {at[0]}"  # what row groups know of themselves
+    words = asking.words(asked)
+    last = verdicts_of("last", _STORED, f"{words} {columns}")
     found = reading.rows(
         f"""WITH last AS ({_last(reading, bounds)})
-        SELECT {place} FROM (SELECT *, {columns} FROM ({last}) WHERE {asking.words(asked)}) WHERE {beyond}
+        SELECT {shown_as} FROM (SELECT *, {columns} FROM ({last}) WHERE {words}) WHERE {beyond}
         ORDER BY {", ".join(f"{key} {order}" for key in place.split(", "))} LIMIT {asked.limit + 1}"""
     )
     shown = found[: asked.limit]
@@ -66,7 +67,9 @@ def flows(reading: Reading, asked: http.FlowsAsked) -> dict[str, Any]:
     return {"flows": _told(reading, [(row[-2], row[-1]) for row in shown]), "next": following}
 
 
-def _literal(value: int | str) -> str:
+def _literal(value: int | str, what: str) -> str:
+    if what == "time":
+        return f"make_timestamp_ns({int(value)})"
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''").replace("\0", "") + "'"
 
 
@@ -91,12 +94,16 @@ def _open_flows(reading: Reading) -> None:
 def _last(reading: Reading, bounds: Bounds) -> str:
     """SELECT of the last event of each flow that was seen in the span."""
     since, until = bounds
+    _open_flows(reading)
     seen = [] if since is None else [f"time >= make_timestamp_ns({since})"]
     end = int(EventKind.END)
-    ended = " AND ".join([f"event = {end} AND flow_id <> 0", *seen])
-    alive = " AND ".join([f"event <> {end}", *seen])
-    both = f"""SELECT * FROM store.verdicts WHERE {ended}
-        UNION ALL SELECT v.* FROM store.verdicts AS v SEMI JOIN open_now USING (ring, position) WHERE {alive}"""
+    both = f"SELECT * FROM store.verdicts WHERE {' AND '.join([f'event = {end}', *seen])}"
+    ((alive, least),) = reading.rows("SELECT count(*), min(position) FROM open_now")
+    if alive:
+        still = " AND ".join([f"event <> {end} AND position >= {least}", *seen])
+        both += (
+            f" UNION ALL SELECT v.* FROM store.verdicts AS v SEMI JOIN open_now USING (ring, position) WHERE {still}"
+        )
     if until is None:
         return both
     # Flow ids of one CPU rise with the moments the flows began (sink.history.spans).
@@ -113,21 +120,16 @@ def _told(reading: Reading, places: list[tuple[int, int]]) -> list[dict[str, Any
     """Flows by the places of their last events, in this order."""
     if not places:
         return []
-    values = ", ".join(f"({ring}, {position})" for ring, position in places)
-    reading.keep(
-        "page",
-        f"""SELECT v.ring, v.position, v.flow_id FROM store.verdicts AS v SEMI JOIN (
-            SELECT * FROM (VALUES {values}) AS p(ring, position)) AS p USING (ring, position)""",
-    )
+    reading.keep("page", _each("SELECT * FROM store.verdicts", "position", places))
+    found = reading.table(verdicts_of("page", ", v.ring AS number"))
+    numbers = list(zip(found["number"].to_pylist(), found["flow_id"].to_pylist(), strict=True))
+    of_flows = _each("SELECT ring, flow_id, time FROM store.verdicts", "flow_id", numbers)
     events = {
-        (ring, flow): (first, count)
-        for ring, flow, first, count in reading.rows(
-            """SELECT ring, flow_id, epoch_ns(min(time)), count(*) FROM store.verdicts
-            SEMI JOIN page USING (ring, flow_id) GROUP BY ring, flow_id"""
+        (ring, number): (first, count)
+        for ring, number, first, count in reading.rows(
+            f"SELECT ring, flow_id, epoch_ns(min(time)), count(*) FROM ({of_flows}) GROUP BY ring, flow_id"
         )
     }
-    rows = "(SELECT e.* FROM store.verdicts AS e SEMI JOIN page USING (ring, position))"
-    found = reading.table(verdicts_of(rows, ", v.ring AS number"))
     by_place = {}
     for row in dicts(found.drop(["src_addr", "dst_addr"])):
         first, count = events[row["number"], row["flow_id"]]
@@ -140,6 +142,16 @@ def _told(reading: Reading, places: list[tuple[int, int]]) -> list[dict[str, Any
         }
         by_place[row["number"], row["position"]] = flow
     return [by_place[place] for place in places]
+
+
+def _each(select: str, column: str, places: list[tuple[int, int]]) -> str:
+    """SELECT of the rows with these (ring, value of the column), by constants: a join would read all columns of all."""
+    by_ring: dict[int, list[str]] = {}
+    for ring, value in places:
+        by_ring.setdefault(ring, []).append(str(value))
+    return " UNION ALL ".join(
+        f"{select} WHERE ring = {ring} AND {column} IN ({', '.join(values)})" for ring, values in by_ring.items()
+    )
 
 
 def flow(reading: Reading, name: str) -> dict[str, Any]:

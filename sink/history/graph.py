@@ -34,11 +34,11 @@ def graph(reading: Reading, asked: http.MapAsked) -> dict[str, Any]:
         GROUP BY src, dst ORDER BY {by} DESC, src, dst LIMIT {asked.edges}"""
     )
     nodes = reading.records("SELECT * REPLACE (id::VARCHAR AS id) FROM ends ORDER BY volume DESC, id")
-    name = _namer(asked)
+    name = _namer(reading, asked)
     labels = _labels(reading) if asked.group == "identity" else {}
     ((every,),) = reading.rows("SELECT count(*) FROM (SELECT src FROM edges UNION SELECT dst FROM edges)")
     return {
-        "nodes": [{"id": name(row["id"]), "labels": labels.get(row["id"], {}), **split(row)} for row in nodes],
+        "nodes": [{"id": name(row["id"]), "labels": labels.get(name(row["id"]), {}), **split(row)} for row in nodes],
         "edges": [{"source": name(row["src"]), "destination": name(row["dst"]), **split(row)} for row in edges],
         **_rest(reading, "src, dst", edges, every - len(nodes)),
     }
@@ -78,7 +78,7 @@ def matrix(reading: Reading, asked: http.MatrixAsked) -> dict[str, Any]:
         f"""SELECT (SELECT count(*) FROM (SELECT DISTINCT src FROM edges)),
             (SELECT count(*) FROM (SELECT DISTINCT {column} FROM edges))"""
     )
-    name = _namer(asked)
+    name = _namer(reading, asked)
     return {
         "sources": [name(row["src"]) for row in sources],
         "destinations": [{"id": name(row["dst"]), "port": row["dport"], "proto": row["proto"]} for row in columns],
@@ -111,21 +111,34 @@ def _edges(reading: Reading, asked: http.MapAsked | http.MatrixAsked, ports: boo
         return
     reading.keep(
         "numbered",
-        f"""SELECT ring_number AS ring, revision, src_number AS src_identity, dst_number AS dst_identity, {port}, kind,
-            {SUMS}, {detail} FROM {rows} GROUP BY ring_number, revision, src_number, dst_number, kind{keys}""",
+        f"""SELECT ring_number AS ring, revision, src_number, dst_number, {port}, kind, {SUMS}, {detail} FROM {rows}
+        GROUP BY ring_number, revision, src_number, dst_number, kind{keys}""",
     )
-    sides = ", ".join(f"{_text(asked, side)} AS {side}" for side in ("src", "dst"))
+    # Of what millions of rows have in common there are few names: text is made of these alone.
+    reading.keep(
+        "called",
+        f"""SELECT ring, revision, number, id, dense_rank() OVER (ORDER BY id) AS code FROM (
+            SELECT v.ring, v.revision, v.src_identity AS number, {_text(asked)} AS id FROM (
+                SELECT ring, revision, src_number AS src_identity, src_number AS dst_identity FROM numbered
+                UNION SELECT ring, revision, dst_number, dst_number FROM numbered
+            ) AS v {IDENTITY_JOINS})""",
+    )
+    sides = " ".join(
+        f"JOIN called AS {side} ON {side}.ring = v.ring AND {side}.revision = v.revision"
+        f" AND {side}.number = v.{side}_number"
+        for side in ("src", "dst")
+    )
     reading.keep(
         "edges",
-        f"""SELECT src, dst, dport, proto, kind, {SUMS}, {detail} FROM (
-            SELECT v.*, {sides} FROM numbered AS v {IDENTITY_JOINS}) GROUP BY src, dst, dport, proto, kind""",
+        f"""SELECT src.code AS src, dst.code AS dst, dport, proto, kind, {SUMS}, {detail} FROM numbered AS v {sides}
+        GROUP BY src.code, dst.code, dport, proto, kind""",
     )
 
 
-def _text(asked: http.Grouped, side: str) -> str:
+def _text(asked: http.Grouped) -> str:
     if asked.group == "identity":
-        return identity(f"{side}_identity")
-    value = f"{side}_identity_of.labels[{quoted(asked.label)}]"
+        return identity("src_identity")
+    value = f"src_identity_of.labels[{quoted(asked.label)}]"
     return f"coalesce({quoted(asked.label + '=')} || {value}, '')"
 
 
@@ -140,10 +153,10 @@ def _number(asked: http.Grouped, side: str) -> str:
         ELSE '{_NOBODY}'::UHUGEINT END"""
 
 
-def _namer(asked: http.Grouped) -> Any:
-    """Function: an end as `edges` has it → its id."""
+def _namer(reading: Reading, asked: http.Grouped) -> Any:
+    """Function: an end as `edges` has it, as text → its id."""
     if asked.group not in ("address", "network"):
-        return str
+        return dict(reading.rows("SELECT DISTINCT code::VARCHAR, id FROM called")).__getitem__
 
     def name(digits: str) -> str:
         number = int(digits)
@@ -162,7 +175,7 @@ def _labels(reading: Reading) -> dict[str, dict[str, str]]:
     """Labels of identities by name, as they were last."""
     found = reading.rows(
         """SELECT name, arg_max(labels, ring::HUGEINT << 32 | revision) FROM store.identities
-        WHERE name IN (SELECT id::VARCHAR FROM ends) GROUP BY name"""
+        WHERE name IN (SELECT c.id FROM called AS c JOIN ends AS e ON e.id = c.code) GROUP BY name"""
     )
     return {name: dict(labels) for name, labels in found}
 

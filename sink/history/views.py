@@ -5,6 +5,7 @@ verdict from its last event by ring position; arrival order plays no part. `pair
 conversation once, whoever saw it; `node_pairs_1m` and `node_pairs_1h` what each node saw.
 """
 
+import re
 from enum import IntEnum
 
 from schemas.codes import PROTOCOLS, Decision, Direction, EventKind, Flag, IdentityId, Outcome, Reason, RuleId, words
@@ -54,9 +55,12 @@ IDENTITY_JOINS = """
         AND src_identity_of.revision = v.revision AND src_identity_of.id = v.src_identity
     LEFT JOIN store.identities AS dst_identity_of ON dst_identity_of.ring = v.ring
         AND dst_identity_of.revision = v.revision AND dst_identity_of.id = v.dst_identity"""
+_RING_JOIN = "LEFT JOIN store.rings AS ring_of ON ring_of.id = v.ring"
+_RULE_JOIN = """LEFT JOIN store.rules AS rule_of ON rule_of.ring = v.ring AND rule_of.revision = v.revision
+        AND rule_of.id = v.rule"""
 JOINS = f"""
-    LEFT JOIN store.rings AS ring_of ON ring_of.id = v.ring
-    LEFT JOIN store.rules AS rule_of ON rule_of.ring = v.ring AND rule_of.revision = v.revision AND rule_of.id = v.rule
+    {_RING_JOIN}
+    {_RULE_JOIN}
     {IDENTITY_JOINS}"""
 
 _DESTINATION = f"""address_text(v.dst_hi, v.dst_lo, v.family) AS dst, v.dport, {_case("v.proto", PROTOCOLS)} AS proto,
@@ -65,15 +69,37 @@ WHO = f"address_text(v.src_hi, v.src_lo, v.family) AS src, v.sport, {_DESTINATIO
 _ADDRESSES = "address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.dst_hi, v.dst_lo) AS dst_addr"
 
 
-def verdicts_of(rows: str, more: str = "") -> str:
-    """SELECT of the columns of `verdicts` (and `more`) from rows of store.verdicts, which are called `v` in it."""
-    return f"""SELECT v.time, ring_of.node, ring_of.ring, v.position,
+def verdicts_of(rows: str, more: str = "", spoken: str | None = None) -> str:
+    """SELECT of the columns of `verdicts` (and `more`) from rows of store.verdicts, which are called `v` in it.
+
+    `spoken`: all the text that will be said of it. Names that do not occur there are NULL, and nothing is joined for
+    them: DuckDB cannot know that a join adds no rows, and makes it for millions.
+    """
+    whole = f"""SELECT v.time, {_RING}, v.position,
     {_word("event", EventKind)}, {_word("decision", Decision)}, {_word("outcome", Outcome)},
     {_word("reason", Reason)}, {RULE} AS rule, v.revision, {WHO}, {_word("direction", Direction)},
     v.{COUNTS}, v.tcp_flags_original, v.tcp_flags_reply,
     {_flags("egress", "midstream", "report_only", "untracked", "aggregated", "reversed")}, v.ifindex, v.flow_id,
     {_ADDRESSES} {more}
     FROM {rows} AS v {JOINS}"""
+    return whole if spoken is None else _without(whole, spoken)
+
+
+_RING = "ring_of.node, ring_of.ring"
+_NAMED = (
+    (("node", "ring"), _RING, "NULL::VARCHAR AS node, NULL::VARCHAR AS ring", _RING_JOIN),
+    (("rule",), RULE, "NULL::VARCHAR", _RULE_JOIN),
+    (("src_identity", "dst_identity"), identity("src_identity"), "NULL::VARCHAR", IDENTITY_JOINS),
+    (("src_identity", "dst_identity"), identity("dst_identity"), "NULL::VARCHAR", ""),
+)
+"""Columns, their expressions, what stands for these where nobody wants them, and the joins they need."""
+
+
+def _without(select: str, spoken: str) -> str:
+    for names, expression, nothing, join in _NAMED:
+        if not any(re.search(rf"\b{name}\b", spoken, re.IGNORECASE) for name in names):
+            select = select.replace(expression, nothing).replace(join or "\0", "")
+    return select
 
 
 VERDICTS = f"CREATE OR REPLACE VIEW verdicts AS {verdicts_of('store.verdicts')}"
