@@ -188,9 +188,7 @@ class Sink:
             "nodes": nodes,
             "counters": self.store.counters.report(),
             "questions": dict(self.api.counters),
-            "last_commit_seconds": None
-            if self.last_commit is None
-            else round(time.monotonic() - self.last_commit, 3),
+            "last_commit_seconds": None if self.last_commit is None else round(time.monotonic() - self.last_commit, 3),
             "database": {
                 "path": str(path),
                 "bytes": path.stat().st_size if path.exists() else 0,
