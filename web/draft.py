@@ -33,6 +33,14 @@ class Change:
     newly_denied: int = 0
     newly_allowed: int = 0
 
+    def plus(self, other: "Change") -> "Change":
+        """Both."""
+        return Change(self.newly_denied + other.newly_denied, self.newly_allowed + other.newly_allowed)
+
+
+Key = tuple[str, str, int, str]
+"""Source identity, destination identity, port, protocol."""
+
 
 @dataclass(frozen=True)
 class Audited:
@@ -45,8 +53,14 @@ class Audited:
     unchanged: Sums
     sums: dict[str, Sums]
     entries: dict[str, list[dict[str, Any]]]
-    changes: dict[tuple[str, str], Change]
-    """By (source identity, destination identity)."""
+    changes: dict[Key, Change]
+
+    def pairs(self) -> dict[tuple[str, str], Change]:
+        """Changes by (source identity, destination identity)."""
+        out: dict[tuple[str, str], Change] = {}
+        for (source, destination, _, _), change in self.changes.items():
+            out[source, destination] = out.get((source, destination), Change()).plus(change)
+        return out
 
 
 @dataclass
@@ -89,14 +103,12 @@ DRAFTS = Drafts()
 
 def audited(text: str, since: int | None, until: int | None, found: dict[str, Any]) -> Audited:
     """From the document of `ztlens audit -o json`."""
-    changes: dict[tuple[str, str], Change] = {}
+    changes: dict[Key, Change] = {}
     for name in ("newly_denied", "newly_allowed"):
         for entry in found[name]:
-            pair = (entry["src_identity"], entry["dst_identity"])
-            known = changes.get(pair, Change())
-            counts = {"newly_denied": known.newly_denied, "newly_allowed": known.newly_allowed}
-            counts[name] += entry["flows"] + entry["crossing"]
-            changes[pair] = Change(**counts)
+            key = (entry["src_identity"], entry["dst_identity"], entry["dport"], entry["proto"])
+            change = Change(**{name: entry["flows"] + entry["crossing"]})
+            changes[key] = changes.get(key, Change()).plus(change)
     return Audited(
         text, since, until, _sums(found), _sums(found["unchanged"]),
         {name: _total(found[name]) for name in LISTS}, {name: found[name][:SHOWN] for name in LISTS}, changes,

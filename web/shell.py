@@ -51,7 +51,8 @@ def _navigation(page: Page) -> None:
 
     def moved() -> None:
         for made, view in links:
-            put(made, href=page.address(view.name, **(page.filters if view.filters else {})))
+            kept = page.filters if view.filters else {}
+            put(made, href=page.address(view.name, draft=page.get("draft"), **kept))
 
     moved()
     page.moved.append(moved)

@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from web import grouping
+from web import drawn, grouping
+from web.draft import Change
 from web.elements import Chart, Table, box, button, cell, link, panel, row, text
 from web.layout import Layout, group_of, usual_key
 from web.page import Page, view
@@ -36,6 +37,7 @@ class _Map:
                 for key, word, dash in LINES:
                     box("span", f"dash {dash} {key.replace('_', '-')}")
                     text(word)
+        self._draft = drawn.strip(page)
         with panel("Map", "wide"):
             self._note = text("", "p", "note")
             self._chart = Chart(
@@ -64,7 +66,9 @@ class _Map:
         by = page.get("by", "flows")
         found = await page.ask("map", {**grouping.asked(page), "nodes": str(NODES), "edges": str(EDGES)})
         self._place(found["nodes"])
-        self._chart.show(_said(found), **_series(found, self._layout, by, page.get("chosen")))
+        changes = drawn.pairs(page)
+        self._draft(changes, {(edge["source"], edge["destination"]) for edge in found["edges"]})
+        self._chart.show(_said(found), **_series(found, self._layout, by, page.get("chosen"), changes))
         left = found["left_out"]
         self._note.set_text(
             f"{len(found['nodes']):,} nodes, {len(found['edges']):,} edges"
@@ -149,7 +153,9 @@ def _said(found: dict[str, Any]) -> str:
     return f"Map of {len(found['nodes']):,} nodes and {len(found['edges']):,} edges; the table below says the same"
 
 
-def _series(found: dict[str, Any], layout: Layout, by: str, chosen: str) -> dict[str, Any]:
+def _series(
+    found: dict[str, Any], layout: Layout, by: str, chosen: str, changes: dict[tuple[str, str], Change]
+) -> dict[str, Any]:
     nodes, edges = found["nodes"], found["edges"]
     largest = max((grouping.volume(node, by) for node in nodes), default=1) or 1
     heads = ["none", "arrow"] if len(edges) <= ARROWS else ["none", "none"]
@@ -163,7 +169,10 @@ def _series(found: dict[str, Any], layout: Layout, by: str, chosen: str) -> dict
         "emphasis": {"focus": "adjacency", "label": {"show": True}, "lineStyle": {"opacity": 1}},
         "blur": {"itemStyle": {"opacity": 0.25}, "lineStyle": {"opacity": 0.06}},
         "data": [*_halos(layout, nodes), *(_node(node, layout, by, largest) for node in nodes)],
-        "links": [line for edge in edges for line in _lines(edge, by, largest, chosen)],
+        "links": [
+            line for edge in edges
+            for line in _lines(edge, by, largest, chosen, bool(changes)) + _changed(edge, changes)
+        ],
     }  # fmt: skip
     return {"series": [series]}
 
@@ -194,7 +203,7 @@ def _node(node: dict[str, Any], layout: Layout, by: str, largest: int) -> dict[s
     }  # fmt: skip
 
 
-def _lines(edge: dict[str, Any], by: str, largest: int, chosen: str) -> list[dict[str, Any]]:
+def _lines(edge: dict[str, Any], by: str, largest: int, chosen: str, faint: bool) -> list[dict[str, Any]]:
     key = edge["source"] + BETWEEN + edge["destination"]
     out = []
     for bend, (decision, word, dash) in enumerate(LINES):
@@ -206,9 +215,27 @@ def _lines(edge: dict[str, Any], by: str, largest: int, chosen: str) -> list[dic
             "source": edge["source"], "target": edge["destination"], "key": key,
             "lineStyle": {
                 "color": f"var(--{decision.replace('_', '-')})", "type": dash, "width": round(width, 1),
-                "opacity": 1 if key == chosen else 0.65, "curveness": 0.12 + 0.12 * bend,
+                "opacity": 1 if key == chosen else 0.2 if faint else 0.65, "curveness": 0.12 + 0.12 * bend,
             },
             "tip": [f"{grouping.shown(edge['source'])} → {grouping.shown(edge['destination'])}",
                     *grouping.told(edge, by), f"this line: {word}"],
         })  # fmt: skip
     return out
+
+
+def _changed(edge: dict[str, Any], changes: dict[tuple[str, str], Change]) -> list[dict[str, Any]]:
+    """What a draft would change of this edge, above all that was decided."""
+    change = changes.get((edge["source"], edge["destination"]))
+    return [
+        {
+            "source": edge["source"], "target": edge["destination"],
+            "key": edge["source"] + BETWEEN + edge["destination"], "symbolSize": 12,
+            "lineStyle": {
+                "color": f"var(--{style})", "type": [12, 5] if sign == "−" else "solid", "width": 5, "opacity": 1,
+                "curveness": 0.3 + 0.12 * bend,
+            },
+            "tip": [f"{grouping.shown(edge['source'])} → {grouping.shown(edge['destination'])}",
+                    f"{word}: {count:,} flows"],
+        }
+        for bend, (word, count, style, sign) in enumerate(drawn.told(change))
+    ]  # fmt: skip

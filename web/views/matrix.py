@@ -3,10 +3,10 @@
 import math
 from typing import Any
 
-from web import charts, grouping
+from web import charts, drawn, grouping
 from web.elements import Chart, Table, box, choice, panel, row, text
 from web.page import Page, view
-from web.show import LINES, service
+from web.show import LINES, service, short
 
 ROWS, COLUMNS = 200, 200
 
@@ -33,6 +33,7 @@ def matrix(page: Page) -> None:
             for key, word, _ in LINES:
                 box("span", f"patch {key.replace('_', '-')}")
                 text(word)
+    draft = drawn.strip(page)
     with panel("Matrix", "wide"):
         note = text("", "p", "note")
         chart = Chart("Matrix of sources and destinations", _options(), choose=chosen, height="420px")
@@ -54,14 +55,18 @@ def matrix(page: Page) -> None:
         by = page.get("by", "flows")
         chart.style(f"height: {max(220, 90 + 22 * len(found['sources']))}px")
         said = f"Matrix of {len(found['sources']):,} sources and {len(found['destinations']):,} destinations"
-        chart.show(said + "; the table below says the same", **_series(found, by))
+        changes = drawn.changes(page, found)
+        sources, columns = found["sources"], found["destinations"]
+        ends = {(sources[one["source"]], columns[one["destination"]]["id"]) for one in found["cells"]}
+        draft(drawn.pairs(page), ends)
+        chart.show(said + "; the table below says the same", **_series(found, by, changes))
         left = found["left_out"]
         note.set_text(
             f"{len(found['cells']):,} pairs"
             + (f"; {left['nodes']:,} smaller ends and {left['edges']:,} pairs are left out" if left["edges"] else "")
         )
         cells = sorted(found["cells"], key=lambda one: -grouping.volume(one, by))[:200]
-        table.show([_row(one, found, by) for one in cells])
+        table.show([_row(one, found, by, changes) for one in cells])
 
     page.shows(load, 2.0)
 
@@ -78,14 +83,15 @@ def _worst(one: dict[str, Any]) -> str:
     return next((key for key, _, _ in reversed(LINES) if one[key]["flows"] or one[key]["packets"]), "allowed")
 
 
-def _row(one: dict[str, Any], found: dict[str, Any], by: str) -> dict[str, Any]:
+def _row(one: dict[str, Any], found: dict[str, Any], by: str, changes: drawn.Cells) -> dict[str, Any]:
     column = found["destinations"][one["destination"]]
+    changed = [f"{word}: {count:,} flows" for word, count, _, _ in drawn.told(changes.get(_place(one)))]
     return row(
         f"{one['source']},{one['destination']}",
         [
             grouping.shown(found["sources"][one["source"]]), grouping.shown(column["id"]),
             _service(column) or "any",
-            ", ".join(grouping.told(one, by)), grouping.measured(grouping.volume(one, by), by),
+            ", ".join([*grouping.told(one, by), *changed]), grouping.measured(grouping.volume(one, by), by),
         ],
     )  # fmt: skip
 
@@ -94,19 +100,30 @@ def _options() -> dict[str, Any]:
     return {"tooltip": {}, "series": []}
 
 
-def _series(found: dict[str, Any], by: str) -> dict[str, Any]:
+def _place(one: dict[str, Any]) -> tuple[int, int]:
+    return one["source"], one["destination"]
+
+
+def _series(found: dict[str, Any], by: str, changes: drawn.Cells) -> dict[str, Any]:
     sources, columns = found["sources"], found["destinations"]
     largest = max((grouping.volume(one, by) for one in found["cells"]), default=1) or 1
-    data = []
+    data, faint = [], 0.35 if changes else 1
     for one in found["cells"]:
         count = grouping.volume(one, by)
         pair = f"{grouping.shown(sources[one['source']])} → {_name(columns[one['destination']])}"
+        changed = drawn.told(changes.get(_place(one)))
+        style = f"var(--{changed[0][2]})" if changed else "var(--ink)"
+        edge = {"color": "var(--panel)", "opacity": 1, "borderColor": style, "borderWidth": 3} if changed else {}
         data.append({
             "value": [one["destination"], one["source"], count], "key": f"{one['source']},{one['destination']}",
-            "tip": [pair, *grouping.told(one, by)],
+            "tip": [pair, *grouping.told(one, by), *(f"{word}: {count:,} flows" for word, count, _, _ in changed)],
+            "label": {
+                "show": bool(changed), "color": style, "fontWeight": "bold",
+                "formatter": " ".join(f"{sign}{short(count)}" for _, count, _, sign in changed),
+            },
             "itemStyle": {
                 "color": f"var(--{_worst(one).replace('_', '-')})",
-                "opacity": round(0.2 + 0.8 * math.log1p(count) / math.log1p(largest), 2),
+                "opacity": round(faint * (0.2 + 0.8 * math.log1p(count) / math.log1p(largest)), 2), **edge,
             },
         })  # fmt: skip
     names = [grouping.shown(name) for name in sources]
