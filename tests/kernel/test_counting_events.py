@@ -23,10 +23,10 @@ LO = 1
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Workbench]:
+def bench(loader: str) -> Iterator[Workbench]:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})  # the budget is a CPU's
-    bench = open_workbench(RING_BYTES=RING)
+    bench = open_workbench(loader, RING_BYTES=RING)
     yield bench
     bench.close()
     os.sched_setaffinity(0, before)

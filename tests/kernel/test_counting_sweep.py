@@ -18,8 +18,8 @@ DEAD, END = FLOW_STATES["DEAD"], DUE_BITS["END"]
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Workbench]:
-    bench = open_workbench(RING_BYTES=16384)
+def bench(loader: str) -> Iterator[Workbench]:
+    bench = open_workbench(loader, RING_BYTES=16384)
     yield bench
     bench.close()
 
@@ -188,9 +188,9 @@ def _traffic() -> list[tuple[bytes, int]]:
     [(1 << 22, 10_000_000, 0.0), (1 << 14, 2_000, 0.02)],
     ids=["room", "full and over budget"],
 )
-def test_two_cpus_hammer_flows_that_are_swept(ring: int, budget: int, pause: float) -> None:
+def test_two_cpus_hammer_flows_that_are_swept(loader: str, ring: int, budget: int, pause: float) -> None:
     assert len(os.sched_getaffinity(0)) >= 2
-    datapath = private_datapath(KNOBS | {"RING_BYTES": ring}, sample=100, budget=budget)
+    datapath = private_datapath(KNOBS | {"RING_BYTES": ring}, loader=loader, sample=100, budget=budget)
     try:
         # 5 ms: barely more than a tick of the coarse clock, so that flows die between two calls of a thread.
         datapath.set_config(timeouts=[5_000_000] * 6)

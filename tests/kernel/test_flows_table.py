@@ -15,8 +15,8 @@ REPORT_80 = Rules((Rule(ANY, ANY, "udp/80", False, report_only=True), Rule("10.0
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Workbench]:
-    bench = open_workbench(FLOWS_MAX=64)
+def bench(loader: str) -> Iterator[Workbench]:
+    bench = open_workbench(loader, FLOWS_MAX=64)
     yield bench
     bench.close()
 

@@ -28,8 +28,8 @@ RANGES, NODES = 256, 85
 
 
 @pytest.fixture
-def datapath() -> Iterator[PrivateDatapath]:
-    with private_datapath(KNOBS) as datapath:
+def datapath(loader: str) -> Iterator[PrivateDatapath]:
+    with private_datapath(KNOBS, loader=loader) as datapath:
         yield datapath
 
 

@@ -49,10 +49,10 @@ class VethWorld:
 
 class TestRealDatapath(DatapathSuite):
     @pytest.fixture
-    def world(self) -> Iterator[VethWorld]:
+    def world(self, loader: str) -> Iterator[VethWorld]:
         with instance() as pins, Lab() as lab:
             netns, wire = quiet_veth(lab)
-            settings = DatapathSettings(pins, (Interface("veth0"),), netns=netns, knobs=KNOBS)
+            settings = DatapathSettings(pins, (Interface("veth0"),), netns=netns, loader=loader, knobs=KNOBS)
             world = VethWorld(lab, settings, wire)
             try:
                 yield world

@@ -24,8 +24,8 @@ HOUR = 3600 * NS
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Iterator[PrivateDatapath]:
-    with private_datapath(KNOBS) as datapath:
+def loaded(loader: str) -> Iterator[PrivateDatapath]:
+    with private_datapath(KNOBS, loader=loader) as datapath:
         yield datapath
 
 
@@ -123,22 +123,22 @@ class Watched:
     Two, since two CPUs that fill one veth's queue overrun it; the flows are the same.
     """
 
-    def __init__(self, lab: Lab, pins: Path) -> None:
+    def __init__(self, lab: Lab, pins: Path, loader: str) -> None:
         netns, _ = quiet_veth(lab)
         outer = f"{lab.prefix}-out"
         lab.link(netns, "veth2", outer, "veth3")
         knobs = {"FLOWS_MAX": 16_384, "RING_BYTES": 16 << 20, "SWEEP_MAX": 32}
         interfaces = (Interface("veth0", "ingress"), Interface("veth2", "ingress"))
         self.datapath: Datapath = open_datapath(
-            DatapathSettings(pins, interfaces, netns=netns, knobs=knobs, sample=100)
+            DatapathSettings(pins, interfaces, netns=netns, loader=loader, knobs=knobs, sample=100)
         )
         self.sources = [TrafficGen(outer, "veth1"), TrafficGen(outer, "veth3")]
 
 
 @pytest.fixture
-def watched() -> Iterator[Watched]:
+def watched(loader: str) -> Iterator[Watched]:
     with instance() as pins, Lab() as lab:
-        watched = Watched(lab, pins)
+        watched = Watched(lab, pins, loader)
         yield watched
         for source in watched.sources:
             source.close()

@@ -3,52 +3,11 @@
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.packets import (
-    A6,
-    AH,
-    B6,
-    ICMP,
-    IP,
-    MACS,
-    SCTP,
-    TCP,
-    UDP,
-    A,
-    B,
-    Dot1Q,
-    Ether,
-    ICMPv6ND_NS,
-    IPOption_Router_Alert,
-    IPv6,
-    IPv6ExtHdrDestOpt,
-    IPv6ExtHdrFragment,
-    IPv6ExtHdrHopByHop,
-    IPv6ExtHdrRouting,
-    Raw,
-    Talk,
-    ether,
-    ip,
-    pieces,
-    ping,
-)  # fmt: skip
+from tests.support.corpus import CORPUS
+from tests.support.packets import A6, B6, A, B, Talk, ping
 from tests.support.reference_parser import Parsed, parse
 from tests.support.workbench import Workbench, differences
 
-V6_CHAIN = IPv6(src=A6, dst=B6) / IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(addresses=["fd00::9"]) / IPv6ExtHdrDestOpt()
-CORPUS = [
-    *(Talk(p, *ends).there(load=b"load") for p in ("tcp", "udp", "sctp") for ends in ((A, B), (A6, B6))),
-    *(Talk(p, *ends).error() for p in ("tcp", "udp") for ends in ((A, B), (A6, B6))),
-    *(ping(*ends, reply=r) for ends in ((A, B), (A6, B6)) for r in (False, True)),
-    *pieces(Talk("tcp").there(load=bytes(40)), 24), *pieces(Talk("udp", A6, B6).there(load=bytes(40)), 24),
-    ether(IP(src=A, dst=B, options=[IPOption_Router_Alert()] * 3) / TCP(dport=80, options=[("MSS", 1460)])),
-    ether(V6_CHAIN / UDP(sport=1, dport=2)), ether(V6_CHAIN / IPv6ExtHdrFragment(m=1) / IPv6ExtHdrDestOpt() / TCP()),
-    ether(IPv6(src=A6, dst=B6) / AH(nh=132, payloadlen=4, icv=b"0" * 12) / SCTP(sport=5, dport=6)),
-    bytes(Ether(**MACS) / Dot1Q(vlan=5) / ip(A, B) / UDP(sport=1, dport=2)),
-    bytes(Ether(**MACS) / Dot1Q() / Dot1Q() / IPv6(src=A6, dst=B6) / UDP(sport=1, dport=2)),
-    ether(ip(A6, B6, hlim=255) / ICMPv6ND_NS(tgt=B6)),
-    ether(ip(B, A) / ICMP(type=11) / Raw(ping(A, B)[14:])),
-    ether(ip(B6, A6) / Raw(b"\x01\0\0\0\0\0\0\0") / Raw(ping(A6, B6)[14:]), type=0x86DD),
-]  # fmt: skip
 KNOWN = [Talk(p, *ends).there("S") for p in ("tcp", "udp") for ends in ((A, B), (A6, B6))] + [ping(A, B), ping(A6, B6)]
 """Flows that are there before: what the corpus' ICMP errors are about."""
 

@@ -69,8 +69,8 @@ class KernelJudge:
 
 
 @pytest.fixture(scope="module")
-def kernel() -> Iterator[KernelJudge]:
-    with private_datapath(KNOBS, sample=1, budget=1_000_000_000) as datapath:
+def kernel(loader: str) -> Iterator[KernelJudge]:
+    with private_datapath(KNOBS, loader=loader, sample=1, budget=1_000_000_000) as datapath:
         yield KernelJudge(datapath)
 
 
@@ -180,12 +180,12 @@ def packet_for(random: Random, rule: dict[str, Any]) -> Tuple:
 
 
 @pytest.mark.timeout(180 + PAIRS // 100)
-def test_judges_agree_over_ten_thousand_rules(capsys: pytest.CaptureFixture[str]) -> None:
+def test_judges_agree_over_ten_thousand_rules(loader: str, capsys: pytest.CaptureFixture[str]) -> None:
     random = Random(SEED)
     policy = many_rules(random)
     text = as_yaml(policy)
     packets = [packet_for(random, random.choice(policy["rules"])) for _ in range(MANY_PACKETS)]
-    with private_datapath(MANY_KNOBS, sample=1, budget=1_000_000_000) as datapath:
+    with private_datapath(MANY_KNOBS, loader=loader, sample=1, budget=1_000_000_000) as datapath:
         pairs = compare(KernelJudge(datapath), text, (), possible(packets))
     found = evaluate(compiled(text), *columns(packets))["rule"].astype(int) - codes.RuleId.FIRST
     blocks = np.unique(found[found >= 0] // SUMMARY_RULES).tolist()

@@ -189,9 +189,9 @@ class Workbench:
         self.d.close()
 
 
-def open_workbench(**knobs: int) -> Workbench:
-    """Compiles: seconds. Close it."""
-    return Workbench(private_datapath(KNOBS | knobs, judge=True))
+def open_workbench(loader: str, **knobs: int) -> Workbench:
+    """Close it."""
+    return Workbench(private_datapath(KNOBS | knobs, judge=True, loader=loader))
 
 
 def differences(event: dict[str, Any], expected: dict[str, Any]) -> dict[str, Sequence[Any]]:
