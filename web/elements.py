@@ -103,6 +103,21 @@ class Chart(EChart, component=STATIC / "chart.js", default_classes=""):
         self.update()
 
 
+class Field(Element, component=STATIC / "field.js"):
+    """An input with its label. `typed` gets its text when Enter is pressed or it is left; `mark`: an attribute."""
+
+    def __init__(
+        self, label: str, value: str, typed: Callable[[str], Any], *, placeholder: str = "", mark: str = ""
+    ) -> None:
+        super().__init__()
+        self._props.update(label=label, value=value, placeholder=placeholder, mark=mark)
+        self.on("typed", lambda event: typed(_given(event)))
+
+    def show(self, value: str) -> None:
+        """Another text, whatever is being typed."""
+        self.run_method("show", value)
+
+
 class Copy(Element, component=STATIC / "copy.js"):
     """A button that copies `text`."""
 
@@ -182,18 +197,6 @@ def choice(
         with made:
             for key, shown in options.items():
                 text(shown, "option", value=key)
-    made.on("change", lambda event: changed(_given(event)), js_handler="(e) => emit(e.target.value)")
-    return made
-
-
-def field(
-    label: str, value: str, changed: Callable[[str], Any], *, placeholder: str = "", classes: str = "",
-    **attributes: str,
-) -> Element:  # fmt: skip
-    """An input with its label; told when Enter is pressed or it is left."""
-    with box("label", f"field {classes}"):
-        text(label, "span", "field-label")
-        made = box("input", value=value, placeholder=placeholder, spellcheck="false", autocomplete="off", **attributes)
     made.on("change", lambda event: changed(_given(event)), js_handler="(e) => emit(e.target.value)")
     return made
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from web.elements import choice, field
+from web.elements import Field, choice
 from web.page import Page
 from web.show import LINES, amount
 
@@ -15,12 +15,10 @@ def controls(page: Page) -> None:
     """The choices, which stand in the address."""
     choice("Group", GROUPS, page.get("group", "identity"), lambda value: page.set(group=value, chosen=None))
     choice("Measure", VOLUMES, page.get("by", "flows"), lambda value: page.set(by=value))
-    key = field("Label", page.get("label"), lambda value: page.set(label=value.strip()), placeholder="app")
+    key = Field("Label", page.get("label"), lambda value: page.set(label=value.strip()), placeholder="app")
 
     def moved() -> None:
-        parent = key.parent_slot
-        if parent is not None:
-            parent.parent.set_visibility(page.get("group") == "label")
+        key.set_visibility(page.get("group") == "label")
 
     moved()
     page.moved.append(moved)

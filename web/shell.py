@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from nicegui import context
 
 from web import words
-from web.elements import Shell, box, button, choice, field, link, put, text
+from web.elements import Field, Shell, box, button, choice, link, put, text
 from web.errors import WebError
 from web.page import VIEWS, Page
 from web.span import CHOICES, Span
@@ -93,14 +93,15 @@ def _time(page: Page) -> None:
         button("◂", lambda: page.show_span(page.span.moved(-1, datetime.now(UTC))), "quiet", aria_label="Earlier")
         button("▸", lambda: page.show_span(page.span.moved(1, datetime.now(UTC))), "quiet", aria_label="Later")
         button("−", lambda: page.show_span(page.span.wider(datetime.now(UTC))), "quiet", aria_label="Wider")
-        since = field("From", "", lambda value: _typed(page, "since", value), classes="moment")
-        until = field("To", "", lambda value: _typed(page, "until", value), classes="moment", placeholder="now")
+        since = Field("From", page.span.since, lambda value: _typed(page, "since", value)).classes("moment")
+        until = Field("To", page.span.until, lambda value: _typed(page, "until", value), placeholder="now")
+        until.classes("moment")
 
     def moved() -> None:
         put(select, value=page.span.since if page.span.live and page.span.since in CHOICES else "")
         live.set_text("Pause" if page.span.live else "Live")
-        put(since, value=page.span.since)
-        put(until, value=page.span.until)
+        since.show(page.span.since)
+        until.show(page.span.until)
 
     moved()
     page.moved.append(moved)
@@ -120,12 +121,12 @@ def _filter(page: Page) -> None:
         except WebError as error:
             page.complain(error)
             return
-        put(typing, value="")
+        typing.show("")
         page.set(**{name: [*page.query.get(name, []), *values] for name, values in found.items()})
 
     with box("div", "filter", role="search", aria_label="Filter"):
         decision = choice("Decision", DECISIONS, page.get("decision"), lambda value: page.set(decision=value or None))
-        typing = field("Filter  ( / )", "", added, classes="wide", placeholder=EXAMPLE, data_key_filter="")
+        typing = Field("Filter  ( / )", "", added, placeholder=EXAMPLE, mark="data-key-filter").classes("wide")
         chips = box("div", "chips")
 
     def without(name: str, value: str) -> Callable[[], None]:

@@ -114,8 +114,8 @@ def _series(rates: dict[str, Any]) -> dict[str, Any]:
 def _pair(page: Page, pair: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     port = service(pair["dport"], pair["proto"])
     flows = page.address(
-        "flows", decision="deny", from_identity=pair["src_identity"], to_identity=pair["dst_identity"],
-        rule=pair["rule"], protocol=pair["proto"],
+        "flows", decision="deny", outcome=pair["outcome"], rule=pair["rule"], from_identity=pair["src_identity"],
+        to_identity=pair["dst_identity"], port=f"{pair['dport']}/{pair['proto']}",
     )  # fmt: skip
     most = found["top_denied"][0]["flows"] or 1
     return row(

@@ -1,0 +1,434 @@
+"""The page in a real Chromium over a real sink: what each view says, live and of any time, and what is refused."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import websockets
+
+from schemas.codes import Decision, EventKind, Outcome, Reason, RuleId
+from schemas.messages import IdentityInfo, RuleInfo
+from tests.support import batches
+from tests.support.nats import NatsServer
+from tests.support.pages import Browser, PageProcess, Stage, addresses, now, option, picture, rows, shows, violations
+from tests.support.until import until
+
+RULE = RuleInfo(
+    id=64, name="web-to-db", action="allow",
+    text="- name: web-to-db\n  from: frontend\n  to: database\n  ports: [5432/tcp]\n  action: allow",
+)  # fmt: skip
+POLICY = "version: 1\ndefault: deny\n# the policy of then\n"
+HOSTILE = '<img src=x onerror="window.bitten=1">'
+TOLD = (
+    "/",
+    "/map",
+    "/map?group=label&label=app",
+    "/matrix",
+    "/flows?flow=1-1",
+    f"/flows?identity={HOSTILE}&{HOSTILE}=1",
+)
+NOT_THE_API = (
+    "/api/v2/flows", "/api/v1/../v1/flows", "/api/v1/%2e%2e/x", "/api/v1/", "/api/", "/api/v1/flows/..%2f..",
+    "/api/v1//flows", "/api/v1/.hidden", "/api/v1/fl%6fws", "/api/v1/flows/\\..\\x",
+)  # fmt: skip
+
+
+def flow(number: int, *, ago: float, denied: bool = False, dropped: bool = False, **fields: object) -> np.ndarray:
+    """A conversation that ended `ago` seconds before now: its `new` and its `end`."""
+    src, dst = addresses("10.0.1.10"), addresses("10.0.2.5")
+    same: dict[str, object] = {"flow_id": number, "src": src, "dst": dst, "dport": 5432, "sport": 40000 + number}
+    if denied:
+        same |= {
+            "decision": Decision.DENY, "reason": Reason.DEFAULT, "rule": RuleId.DEFAULT, "dport": 22,
+            "outcome": Outcome.DROPPED if dropped else Outcome.PASSED,
+        }  # fmt: skip
+    same |= fields
+    end = {"event": EventKind.END, "packets_original": 4, "bytes_original": 400, "packets_reply": 2, "bytes_reply": 600}
+    if denied:
+        end |= {"packets_reply": 0, "bytes_reply": 0}
+    return np.concatenate(
+        [batches.verdict(time=now(ago + 1), **same), batches.verdict(time=now(ago), **same, **end)]  # type: ignore[arg-type]
+    )
+
+
+def policy(**fields: Any) -> Any:
+    given = {
+        "yaml": POLICY,
+        "rules": [RULE],
+        "identities": batches.IDENTITIES,
+        "time": now(600) + batches.CLOCK,
+    } | fields
+    return batches.policy_record("start", **given)
+
+
+async def traffic(stage: Stage) -> None:
+    """Five allowed conversations, three that would be dropped and two that were, within the last minutes."""
+    await stage.record(policy())
+    await stage.record(batches.loss_record(20, packets=48, time=now(0) + batches.CLOCK))
+    await stage.publish(
+        *(flow(i, ago=300 - 10 * i) for i in range(1, 6)),
+        *(flow(i, ago=120 - i, denied=True) for i in range(6, 9)),
+        *(flow(i, ago=100 - i, denied=True, dropped=True, dport=23) for i in range(9, 11)),
+    )
+
+
+@pytest.fixture
+async def stage(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with Stage(tmp_path, nats_server.url) as made:
+        yield made
+
+
+async def test_overview(stage: Stage) -> None:
+    await traffic(stage)
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/")
+        denied = await shows(page, "Pairs denied most", len)
+        assert [row[:5] for row in denied] == [
+            ["frontend", "database", "22/tcp", "would drop", "3"], ["frontend", "database", "23/tcp", "dropped", "2"],
+        ]  # fmt: skip
+        decided = await shows(page, "Rules that decide most", len)
+        assert decided == [
+            ["web-to-db", "allow", "5", "30", "4.9 KiB"], ["default", "deny", "5", "20", "2.0 KiB"],
+        ]  # fmt: skip
+        node = (await shows(page, "Health and loss of each node", len))[0]
+        assert (node[0], *node[2:4], *node[5:10]) == ("n1", "monitor", "1", "0", "0", "0", "0", "balanced")
+        figures = await page.evaluate("[...document.querySelectorAll('.figure')].map(f => f.innerText.split('\\n'))")
+        known = dict(figures)
+        assert (known["Flows allowed"], known["Would be denied"], known["Denied"]) == ("5", "3", "2")
+        assert known["Ledger"] == "balanced"
+        await picture(page, "overview")
+        await (page.get_by_role("link", name="frontend").first).click()
+        await page.wait_for_url("**/flows?**")
+        assert len(await shows(page, "Flows", len)) == 3
+
+
+async def test_flows_filter_sort_and_detail(stage: Stage) -> None:
+    await traffic(stage)
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/flows")
+        assert len(await shows(page, "Flows", lambda found: len(found) == 10)) == 10
+        await page.keyboard.press("/")
+        await page.keyboard.type("deny port=23/tcp")
+        await page.keyboard.press("Enter")
+        found = await shows(page, "Flows", lambda found: len(found) == 2)
+        assert [row[1:9] for row in found] == [
+            ["dropped", "frontend", f"10.0.1.10:{40000 + i}", "database", "10.0.2.5:23", "tcp", "default", "4"]
+            for i in (10, 9)
+        ]  # fmt: skip
+        assert page.url.endswith("/flows?decision=deny&port=23%2Ftcp")
+        await page.get_by_role("button", name="Take out port=23/tcp").click()
+        await shows(page, "Flows", lambda found: len(found) == 5)
+        await page.get_by_label("Decision").select_option("allow")
+        await shows(page, "Flows", lambda found: len(found) == 5 and found[0][1] == "allow")
+        await page.get_by_role("button", name="Address").first.click()
+        ascending = await shows(page, "Flows", lambda found: found[0][3] == "10.0.1.10:40005")
+        await page.get_by_role("button", name="Address").first.click()
+        assert await shows(page, "Flows", lambda found: found == ascending[::-1])
+        await page.locator("tr[data-key='1-3']").focus()
+        await page.keyboard.press("Enter")
+        detail = page.get_by_role("region", name="frontend → database")
+        await detail.get_by_text("the policy of then").wait_for(state="attached")
+        said = await detail.inner_text()
+        for part in (
+            "10.0.1.10:40003 → 10.0.2.5:5432 tcp",
+            "allow, passed",
+            "rule: web-to-db",
+            "ports: [5432/tcp]",
+            "4, 2",
+            "400, 600",
+        ):
+            assert part in said, part
+        data = await option(page, "Packets and bytes", "series.0.data")
+        assert [point[1] for point in data] == [1, 6]
+        await picture(page, "flows")
+        for label, copied in (
+            ("Copy as observe", "ztlens observe --from-ip 10.0.1.10 --to-ip 10.0.2.5 --port 5432/tcp --since 15m"),
+            ("Copy as SQL", "SELECT * FROM verdicts WHERE ring = 'r1' AND flow_id = 3 ORDER BY position"),
+            (
+                "Copy as a rule",
+                "- {name: frontend-to-database, from: frontend, to: database, ports: [5432/tcp], action: allow}",
+            ),
+        ):
+            await detail.get_by_role("button", name=label).click()
+            await detail.get_by_role("button", name="Copied").first.wait_for()
+            assert await page.evaluate("navigator.clipboard.readText()") == copied
+            await detail.get_by_role("button", name=label).wait_for()
+        await page.reload()  # it all stands in the address
+        await page.get_by_role("region", name="frontend → database").wait_for()
+        assert await shows(page, "Flows", lambda found: found == ascending[::-1])
+
+
+async def test_pages_of_flows(stage: Stage) -> None:
+    await stage.record(policy())
+    await stage.publish(*(flow(i, ago=400 - i) for i in range(1, 251)))
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/flows?since=1h")
+        for count in (100, 200):
+            await shows(page, "Flows", lambda found, count=count: len(found) == count)
+            await page.get_by_role("button", name="More").click()
+        found = await shows(page, "Flows", lambda found: len(found) == 250)
+        assert [row[3] for row in found] == [f"10.0.1.10:{40000 + i}" for i in range(250, 0, -1)]
+        assert not await page.get_by_role("button", name="More").is_visible()
+
+
+async def test_a_denial_appears_by_itself(stage: Stage) -> None:
+    await traffic(stage)
+    async with Browser(stage.page) as browser:
+        table, graph = await browser.open("/flows?decision=deny"), await browser.open("/map")
+        await shows(table, "Flows", lambda found: len(found) == 5)
+        await shows(graph, "Edges of the map", lambda found: len(found) == 1)
+        before = await option(graph, "Map of", "series.0.data")
+        await stage.publish(flow(11, ago=0, denied=True, src=addresses("10.0.2.5"), dst=addresses("10.0.1.10"),
+                                 src_identity=17, dst_identity=16))  # fmt: skip
+        found = await shows(table, "Flows", lambda found: len(found) == 6)
+        assert found[0][1:6] == ["would drop", "database", "10.0.2.5:40011", "frontend", "10.0.1.10:22"]
+        edges = await shows(graph, "Edges of the map", lambda found: len(found) == 2)
+        assert edges[1][:5] == ["database", "frontend", "0", "1", "0"]
+        after = await option(graph, "Map of", "series.0.data")
+        assert [(one["id"], one["x"], one["y"]) for one in after] == [(one["id"], one["x"], one["y"]) for one in before]
+
+
+async def test_map(stage: Stage) -> None:
+    await traffic(stage)
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/map")
+        edges = await shows(page, "Edges of the map", len)
+        assert edges == [["frontend", "database", "5", "3", "2", "50", "6.8 KiB"]]
+        lines = await until(lambda: option(page, "Map of 2 nodes and 1 edges", "series.0.links"), "the map's lines")
+        assert [(line["source"], line["target"], line["lineStyle"]["type"]) for line in lines] == [
+            ("frontend", "database", "solid"), ("frontend", "database", "dashed"), ("frontend", "database", "dotted"),
+        ]  # fmt: skip
+        assert len({line["lineStyle"]["color"] for line in lines}) == 3
+        await picture(page, "map")
+        await page.locator("tr[data-key]").first.click()
+        newest = await shows(page, "Newest flows of this edge", len)
+        assert len(newest) == 10 and newest[0][1] == "deny, dropped"
+        await page.get_by_role("link", name="All its flows").click()
+        await page.wait_for_url("**/flows?**")
+        assert "from_identity=frontend&to_identity=database" in page.url
+        await shows(page, "Flows", lambda found: len(found) == 10)
+        page = await browser.open("/map?group=address")
+        assert (await shows(page, "Edges of the map", len))[0][:2] == ["10.0.1.10", "10.0.2.5"]
+        page = await browser.open("/map?group=label&label=app")
+        assert (await shows(page, "Edges of the map", len))[0][:2] == ["app=frontend", "app=db"]
+
+
+async def test_matrix(stage: Stage) -> None:
+    await traffic(stage)
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/matrix")
+        cells = await shows(page, "Cells of the matrix", len)
+        said = "allowed: 5 flows, would deny: 3 flows, denied: 2 flows"
+        assert cells == [["frontend", "database", "any", said, "10 flows"]]
+        await page.get_by_label("Columns").select_option("true")
+        cells = await shows(page, "Cells of the matrix", lambda found: len(found) == 3)
+        assert [row[2:4] for row in cells] == [
+            ["5432/tcp", "allowed: 5 flows"], ["22/tcp", "would deny: 3 flows"], ["23/tcp", "denied: 2 flows"],
+        ]  # fmt: skip
+        data = await until(lambda: option(page, "Matrix of 1 sources and 3", "series.0.data"), "the heat map")
+        assert [cell["value"][2] for cell in data] == [5, 3, 2]
+        await picture(page, "matrix")
+        await page.locator("tr[data-key='0,1']").click()
+        await page.wait_for_url("**/flows?**port=22%2Ftcp**")
+        await shows(page, "Flows", lambda found: len(found) == 3)
+
+
+async def test_time_travel(stage: Stage) -> None:
+    """A range that was drawn, one that was typed, one that stands still while traffic goes on, and back."""
+    await traffic(stage)
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/flows")
+        await shows(page, "Flows", lambda found: len(found) == 10)
+        await page.get_by_role("button", name="Pause").click()
+        await page.get_by_role("button", name="Live").wait_for()
+        assert "since=20" in page.url and "until=20" in page.url
+        await shows(page, "Flows", lambda found: len(found) == 10)
+        await stage.publish(flow(11, ago=0, denied=True))
+        await page.get_by_label("From").fill("150s")
+        await page.get_by_label("From").press("Enter")
+        found = await shows(page, "Flows", lambda found: len(found) == 5)
+        assert {row[1] for row in found} == {"dropped", "would drop"}
+        await page.get_by_role("button", name="Live").click()
+        await shows(page, "Flows", lambda found: len(found) == 11)
+        chart = page.locator(".timeline canvas").first
+        box = await chart.bounding_box()
+        assert box is not None
+        for x, act in ((0.70, page.mouse.down), (0.97, page.mouse.up)):
+            await page.mouse.move(box["x"] + x * box["width"], box["y"] + 20, steps=5)
+            await act()
+        await page.wait_for_url("**until=**")
+        found = await shows(page, "Flows", lambda found: len(found) < 11)
+        assert found
+
+
+async def test_recovers_when_the_sink_was_away(stage: Stage) -> None:
+    await traffic(stage)
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/flows")
+        await shows(page, "Flows", lambda found: len(found) == 10)
+        await asyncio.to_thread(stage.sink.kill)
+        await page.get_by_role("alert").get_by_text("The sink does not answer").wait_for()
+        assert await page.get_by_role("status").inner_text() == "sink away"
+        assert len(await rows(page, "Flows")) == 10
+        other = await browser.open("/map")
+        await other.get_by_role("alert").get_by_text("The sink does not answer").wait_for()
+        await asyncio.to_thread(stage.sink.start)
+        await page.get_by_role("alert").wait_for(state="hidden")
+        await other.get_by_role("alert").wait_for(state="hidden")
+        await stage.publish(flow(11, ago=0, denied=True))
+        await shows(page, "Flows", lambda found: len(found) == 11)
+        await shows(other, "Edges of the map", len)
+
+
+async def test_recovers_when_the_page_was_away(stage: Stage) -> None:
+    """Its process is killed and started again on its port: the token still holds."""
+    await traffic(stage)
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/flows?decision=deny")
+        await shows(page, "Flows", lambda found: len(found) == 5)
+        assert stage.page.process is not None
+        stage.page.process.kill()
+        stage.page.process.wait()
+        await page.locator("#popup[aria-hidden=false]").wait_for()
+        stage.page.moved_to(stage.page.origin.removeprefix("http://"))
+        await stage.page.start()
+        await page.locator("#popup[aria-hidden=true]").wait_for(state="attached")
+        await shows(page, "Flows", lambda found: len(found) == 5)
+        assert page.url.endswith("/flows?decision=deny")
+        browser.errors.clear()  # that it was away is said on the console, and should be
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/flows?since=nonsense",
+        "/flows?since=1h&until=2h",
+        "/flows?port=70000",
+        "/map?where=1%2B",
+        "/flows?where=" + "x" * 5000,
+    ],
+)
+async def test_bad_words_in_an_address_are_told(stage: Stage, path: str) -> None:
+    async with Browser(stage.page) as browser:
+        page = await browser.open(path)
+        await page.get_by_role("alert").locator("strong").wait_for()
+        assert await page.get_by_role("alert").inner_text()
+        await page.get_by_role("link", name="Overview").click()
+        await page.get_by_text("No verdicts in this time").wait_for()
+
+
+async def test_nothing_that_is_told_is_markup(stage: Stage) -> None:
+    """Names of identities, rules, nodes, labels, a policy's text, words of an address."""
+    bad = [
+        IdentityInfo(id=16, name=HOSTILE, labels={HOSTILE: HOSTILE}, addresses=["10.0.1.10"]),
+        IdentityInfo(id=17, name="{{7*7}}`${1}`</script><script>window.bitten=1</script>", labels={}, addresses=[]),
+    ]  # fmt: skip
+    rule = RuleInfo(id=64, name=":x\"'" + HOSTILE, action="allow", text=HOSTILE)
+    await stage.record(policy(identities=bad, rules=[rule], yaml=HOSTILE, who=HOSTILE))
+    await stage.publish(*(flow(i, ago=60) for i in (1, 2)), flow(3, ago=50, denied=True))
+    async with Browser(stage.page) as browser:
+        for path in TOLD:
+            page = await browser.open(path)
+            await page.get_by_text(HOSTILE).first.wait_for(state="attached")
+            for chart in await page.locator(".chart canvas").all():
+                await chart.hover()
+            await page.wait_for_timeout(300)
+            assert await page.evaluate("window.bitten") is None
+            assert await page.locator("img").count() == 0
+            assert await page.locator("script:not([nonce]):not([src])").count() == 0
+
+
+async def test_an_empty_history_says_what_to_do(stage: Stage) -> None:
+    async with Browser(stage.page) as browser:
+        for path, said in (
+            ("/", "ztlens up -i INTERFACE"), ("/flows", "Choose a longer time"), ("/map", "Choose a longer time"),
+            ("/matrix", "Choose a longer time"),
+        ):  # fmt: skip
+            page = await browser.open(path)
+            await page.get_by_text(said).first.wait_for()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
+async def test_every_view_fits_and_can_be_read_by_everybody(stage: Stage, width: int, dark: bool) -> None:
+    """No serious violation by axe, and nothing wider than the screen."""
+    await traffic(stage)
+    async with Browser(stage.page, dark=dark, width=width) as browser:
+        for path in ("/", "/map", "/matrix?ports=true", "/flows?flow=1-3"):
+            page = await browser.open(path)
+            await page.locator("tbody tr[data-key]").first.wait_for()
+            await page.wait_for_timeout(500)
+            assert await violations(page) == [], path
+            assert await page.evaluate("document.documentElement.scrollWidth") == width, path
+            name = path.strip("/").partition("?")[0] or "overview"
+            await picture(page, f"{name}-{width}{'-dark' if dark else ''}")
+
+
+async def test_keys(stage: Stage) -> None:
+    await traffic(stage)
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/")
+        for key, path in (("4", "/flows"), ("2", "/map"), ("3", "/matrix"), ("1", "/")):
+            await page.keyboard.press(key)
+            await page.wait_for_url(f"**{path}")
+            await page.wait_for_selector("header.top")
+        await page.keyboard.press("l")
+        await page.get_by_role("button", name="Live").wait_for()
+        await page.keyboard.press("t")
+        assert await page.evaluate("document.activeElement.tagName") == "SELECT"
+
+
+async def test_the_api_is_passed_through_to_who_has_the_token(stage: Stage) -> None:
+    await traffic(stage)
+    known = {"authorization": f"Bearer {stage.page.token}"}
+    async with httpx.AsyncClient(base_url=stage.page.origin, timeout=30) as client:
+        found = (await client.get("/api/v1/flows", params={"decision": "deny"}, headers=known)).json()
+        assert len(found["flows"]) == 5
+        asked = {"sql": "SELECT count(*) AS n FROM flows", "format": "csv"}
+        answer = await client.post("/api/v1/sql", json=asked, headers=known)
+        assert (answer.text, answer.headers["content-type"]) == ("n\r\n10\r\n", "text/csv; charset=utf-8")
+        refused = await client.get("/api/v1/flows", params={"since": "nonsense"}, headers=known)
+        assert (refused.status_code, refused.json()["exit"]) == (400, 2)
+        async with client.stream("GET", "/api/v1/verdicts/live", headers=known) as live:
+            assert live.headers["content-type"].startswith("text/event-stream")
+            publishing = asyncio.create_task(stage.publish(flow(11, ago=0)))
+            async for line in live.aiter_lines():
+                if line.startswith("data: ["):
+                    assert '"sport":40011' in line.replace(" ", "")
+                    break
+            await publishing
+        assert (await client.get("/api/v1/flows")).status_code == 403
+        for path in NOT_THE_API:
+            url = httpx.URL(stage.page.origin).copy_with(raw_path=path.encode())
+            answer = await client.send(httpx.Request("GET", url, headers=known))
+            assert answer.status_code in (404, 403), path
+        assert (await client.delete("/api/v1/flows", headers=known)).status_code == 405
+        await asyncio.to_thread(stage.sink.kill)
+        away = await client.get("/api/v1/flows", headers=known)
+        assert (away.status_code, away.json()["error"]) == (503, "the sink does not answer")
+        await asyncio.to_thread(stage.sink.start)
+
+
+async def test_a_websocket_needs_the_token_and_our_own_page(stage: Stage) -> None:
+    """The real handshake: 403 without the cookie, or from another site."""
+    port = stage.page.origin.rpartition(":")[2]
+    url = f"ws://127.0.0.1:{port}/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
+    cookie = {"Cookie": f"ztlens_{port}={stage.page.token}"}
+    for headers in ({}, {"Origin": "http://evil.example"} | cookie, {"Host": "evil.example"} | cookie):
+        with pytest.raises(websockets.exceptions.InvalidStatus, match="403"):
+            await websockets.connect(url, additional_headers=headers)
+    async with websockets.connect(url, additional_headers=cookie) as socket:
+        assert str(await socket.recv()).startswith("0{")
+
+
+async def test_a_port_that_is_taken(stage: Stage, tmp_path: Path) -> None:
+    second = PageProcess(tmp_path / "second", tmp_path / "second", stage.page.origin.removeprefix("http://"))
+    (tmp_path / "second").mkdir()
+    with pytest.raises(AssertionError, match="Address already in use"):
+        await second.start()
+    assert second.process is not None and second.process.wait() == 2
+    error, hint = (tmp_path / "second/web.log").read_text().splitlines()
+    assert error.startswith("error: the page cannot listen on 127.0.0.1:") and hint.startswith("hint: choose another")
