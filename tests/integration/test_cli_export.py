@@ -19,11 +19,10 @@ from schemas import messages, streams, subjects
 from schemas.verdict import STRIDE
 from sink.client import History
 from sink.history.export import HOUR, export
-from sink.settings import SinkSettings
-from sink.store import Commit, Store, prepare
+from sink.store import Commit, prepare
 from tests.support import batches
 from tests.support.nats import NatsServer
-from tests.support.sinks import SinkProcess, settings, wait_for
+from tests.support.sinks import SinkProcess, recorded, settings, wait_for
 from ztlens.main import main
 
 N = 900
@@ -34,18 +33,13 @@ CLOCK = time.time_ns() - batches.START - 7_200 * 1_000_000_000
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state directory with history and no sink."""
-    path = tmp_path / "state" / "ztlens.duckdb"
-    store = Store.open(SinkSettings(database=path, nats_url="", run_dir=tmp_path / "run"))
     traffic = batches.traffic(N, seconds=5_000.0)
     given = prepare(batches.envelope.decode(batches.envelope.encode(
         traffic.rows, node="n1", ring="r1", start=0, clock=CLOCK, rev=1)))  # fmt: skip
     record = batches.policy_record("start", time=CLOCK, hash="", yaml="")
-    store.append(Commit(batches=[given], records=[record, batches.loss_record(N, packets=traffic.packets, final=True)]))
-    store.close()
-    (tmp_path / "ztlens.toml").write_text(f'state = "{tmp_path / "state"}"\nrun_dir = "{tmp_path / "run"}"\n')
-    monkeypatch.setenv("ZTLENS_CONFIG", str(tmp_path / "ztlens.toml"))
+    loss = batches.loss_record(N, packets=traffic.packets, final=True)
     monkeypatch.chdir(tmp_path)
-    return path
+    return recorded(tmp_path, monkeypatch, Commit(batches=[given], records=[record, loss]))
 
 
 Run = Callable[..., str]

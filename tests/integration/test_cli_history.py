@@ -24,6 +24,7 @@ from sink.service import run as run_sink
 from sink.settings import SinkSettings
 from sink.store import Commit, Store, prepare
 from tests.support import batches
+from tests.support.sinks import configured, recorded
 from tests.support.until import until
 from ztlens.main import main
 
@@ -57,25 +58,17 @@ def traffic() -> batches.Traffic:
 @pytest.fixture
 def database(tmp_path: Path, traffic: batches.Traffic, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A state directory with history and no sink."""
-    path = tmp_path / "state" / "ztlens.duckdb"
-    store = Store.open(SinkSettings(database=path, nats_url="", run_dir=tmp_path / "run"))
     rows = np.concatenate([traffic.rows, SPECIAL])
     untracked = int((rows["flow_id"] == 0).sum())
     special = int((SPECIAL["flow_id"] != 0).sum())
-    store.append(
-        Commit(
-            batches=[prepare(batches.batch(rows))],
-            records=[
-                batches.policy_record("start"),
-                batches.loss_record(len(rows), packets=traffic.packets + special, untracked=untracked, final=True),
-                batches.policy_record("closed", end=len(rows) * STRIDE, rules=[], identities=[], yaml="", hash=""),
-            ],
-        )
-    )
-    store.close()
-    (tmp_path / "ztlens.toml").write_text(f'state = "{tmp_path / "state"}"\nrun_dir = "{tmp_path / "run"}"\n')
-    monkeypatch.setenv("ZTLENS_CONFIG", str(tmp_path / "ztlens.toml"))
-    return path
+    return recorded(tmp_path, monkeypatch, Commit(
+        batches=[prepare(batches.batch(rows))],
+        records=[
+            batches.policy_record("start"),
+            batches.loss_record(len(rows), packets=traffic.packets + special, untracked=untracked, final=True),
+            batches.policy_record("closed", end=len(rows) * STRIDE, rules=[], identities=[], yaml="", hash=""),
+        ],
+    ))  # fmt: skip
 
 
 Run = Callable[..., str]
@@ -294,10 +287,8 @@ async def test_a_running_sink_is_asked(
     nats_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The same commands while a sink owns the file; a state directory that is named is the one that is read."""
-    state = tmp_path / "state"
-    (tmp_path / "ztlens.toml").write_text(f'state = "{state}"\nrun_dir = "{tmp_path / "run"}"\n')
-    monkeypatch.setenv("ZTLENS_CONFIG", str(tmp_path / "ztlens.toml"))
-    settings = SinkSettings(database=state / "ztlens.duckdb", nats_url=nats_server.url, run_dir=tmp_path / "run")
+    database = configured(tmp_path, monkeypatch)
+    settings = SinkSettings(database=database, nats_url=nats_server.url, run_dir=tmp_path / "run")
     sink = asyncio.ensure_future(run_sink(settings))
     client = await nats.connect(nats_server.url)
     try:

@@ -13,15 +13,35 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 from sink.client import History
 from sink.errors import SinkError
 from sink.settings import SinkSettings
+from sink.store import Commit, Store
 
 
 def settings(directory: Path, url: str, **fields: Any) -> SinkSettings:
     """A sink below `directory`: a short deadline, and it keeps the made-up traffic of 2026, whatever the date."""
     given: dict[str, Any] = {"gap_deadline": 1.0, "keep_age": 0.0, "keep_minutes": 0.0, "keep_hours": 0.0} | fields
     return SinkSettings(database=directory / "history.duckdb", nats_url=url, run_dir=directory / "run", **given)
+
+
+def configured(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let commands of this process find an installation below `directory`; where its database is."""
+    file = directory / "ztlens.toml"
+    file.write_text(f'state = "{directory / "state"}"\nrun_dir = "{directory / "run"}"\n')
+    monkeypatch.setenv("ZTLENS_CONFIG", str(file))
+    return directory / "state" / "ztlens.duckdb"
+
+
+def recorded(directory: Path, monkeypatch: pytest.MonkeyPatch, commit: Commit) -> Path:
+    """The same, with a history that holds `commit` and no sink."""
+    path = configured(directory, monkeypatch)
+    store = Store.open(SinkSettings(database=path, nats_url="", run_dir=directory / "run"))
+    store.append(commit)
+    store.close()
+    return path
 
 
 def wait_for(true: Callable[[], Any], what: str, deadline: float = 60.0) -> Any:

@@ -12,7 +12,7 @@ import typer
 from schemas import times
 from ztlens import lookup, show
 from ztlens.command import installation
-from ztlens.commands.history import Since, Until, check_output
+from ztlens.commands.history import From, Since, Until, check_output
 from ztlens.commands.policies import Output, PolicyFile, read
 from ztlens.config import Settings
 from ztlens.errors import NO, BadInput, CliError, explain
@@ -53,7 +53,7 @@ def audit(
     fail_on: Annotated[
         list[str] | None, typer.Option(metavar="new-deny|new-allow|uncertain", help="Exit status 1 if there is any.")
     ] = None,
-    source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="An exported directory.")] = None,
+    source: From = None,
     output: Output = "table",
 ) -> None:
     """Recorded traffic under another policy: what FILE would newly deny and newly allow, and what cannot be told."""
