@@ -17,6 +17,10 @@ STEP = 1_000_000_000
 """ns looked back at first; …"""
 GROWTH = 8
 """… each further look reaches so many times as far."""
+NAMED = 200
+"""So many times at most are asked for by name: other rows are then passed by when only their time has been read."""
+_REACH = f"""count(*) AS rows, epoch_ns(min(time)) AS first,
+    list_slice(list(DISTINCT epoch_ns(time)), 1, {NAMED + 1}) AS moments"""
 _ORDER = "time, node, ring, position"
 
 
@@ -71,13 +75,15 @@ def recent(
     while True:
         start = max(begin, end - back)
         times = f"SELECT time {after(start)} ORDER BY time DESC LIMIT {int(limit)}"
-        reach = ask(f"SELECT count(*) AS rows, epoch_ns(min(time)) AS time FROM ({times})", parameters)
-        rows, time = reach["rows"][0].as_py(), reach["time"][0].as_py()
-        if rows >= limit or start <= begin:
+        (reach,) = ask(f"SELECT {_REACH} FROM ({times})", parameters).to_pylist()
+        if reach["rows"] >= limit or start <= begin:
             break
         back *= GROWTH
-    # With the first come all of its time.
-    found = ask(f"SELECT * {after(end if time is None else time)} ORDER BY {_ORDER}", parameters)
+    page = after(end if reach["first"] is None else reach["first"])
+    if reach["rows"] and len(reach["moments"]) <= NAMED:
+        page += f" AND time IN ({', '.join(f'make_timestamp_ns({moment})' for moment in reach['moments'])})"
+    # With a row come all of its time.
+    found = ask(f"SELECT * {page} ORDER BY {_ORDER}", parameters)
     return found.slice(max(0, found.num_rows - limit))
 
 
