@@ -92,6 +92,8 @@ def traffic(directory: Path, blocks: int) -> Kept:
         part = told.with_suffix(".part")
         part.write_text(json.dumps(found, indent=2))
         part.rename(told)
+    else:
+        Store.open(settings(home, "")).close()  # tables of an older version are brought up to date off the clock
     found = json.loads(told.read_text())
     return Kept(home, Built(**found["built"]), found["fates"])
 
