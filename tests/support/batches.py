@@ -164,6 +164,7 @@ def loss_record(produced: int, *, node: str = "n1", ring: str = "r1", time: int 
     } | fields  # fmt: skip
     return LossRecord(
         v=1, node=node, ring=ring, time=time, revision=revision, mode="monitor", stride=STRIDE,
-        produced=produced * STRIDE, consumed=(produced if consumed is None else consumed) * STRIDE, ring_bytes=1 << 26, judged_bytes=0,
-        interfaces={"eth9": "native+egress"}, collector={"received": produced, "sent": produced}, final=final, **given,
+        produced=produced * STRIDE, consumed=(produced if consumed is None else consumed) * STRIDE, ring_bytes=1 << 26,
+        judged_bytes=0, interfaces={"eth9": "native+egress"}, collector={"received": produced, "sent": produced},
+        final=final, **given,
     )  # fmt: skip
