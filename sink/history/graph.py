@@ -128,11 +128,13 @@ def _edges(reading: Reading, asked: http.MapAsked | http.MatrixAsked, ports: boo
         f" AND {side}.number = v.{side}_number"
         for side in ("src", "dst")
     )
-    reading.keep(
-        "edges",
-        f"""SELECT src.code AS src, dst.code AS dst, dport, proto, kind, {SUMS}, {detail} FROM numbered AS v {sides}
-        GROUP BY src.code, dst.code, dport, proto, kind""",
-    )
+    ends = "src.code AS src, dst.code AS dst, dport, proto, kind"
+    ((several,),) = reading.rows("SELECT count(*) > count(DISTINCT code) FROM called")
+    if several:  # identities of several revisions under one name
+        group = "GROUP BY src.code, dst.code, dport, proto, kind"
+        reading.keep("edges", f"SELECT {ends}, {SUMS}, {detail} FROM numbered AS v {sides} {group}")
+    else:
+        reading.keep("edges", f"SELECT {ends}, {', '.join(VOLUMES)}, detail FROM numbered AS v {sides}")
 
 
 def _text(asked: http.Grouped) -> str:

@@ -26,7 +26,7 @@ def overview(reading: Reading, asked: http.OverviewAsked) -> dict[str, Any]:
     if since is not None and since >= now:
         raise QueryError("since lies in the future", "name a moment before now")
     bounds = (None if since is None else max(0, since) // MINUTE * MINUTE, None)  # whole minutes need no events
-    rows = said(reading, http.Filtered(), bounds)
+    rows = said(reading, http.Filtered(), bounds, names="rule src_identity dst_identity")
     reading.keep(
         "recently",
         f"""SELECT src_identity, dst_identity, dport, proto, rule, decision, outcome, kind, {SUMS},

@@ -29,15 +29,17 @@ SPLIT = ", ".join(
 """Columns of `split`, of rows with a `kind`."""
 
 
-def said(reading: Reading, asked: http.Filtered, bounds: Bounds, grain: int = HOUR) -> str:
+def said(reading: Reading, asked: http.Filtered, bounds: Bounds, grain: int = HOUR, names: str = "") -> str:
     """SQL, in parentheses: the columns of `pairs_1m`, kind (index in KINDS), detail, and numbers where these are text.
+
+    `names`: those that are wanted of node, ring, rule, src_identity, dst_identity; the others may be NULL.
 
     What several nodes saw is there once, unless a node is asked for. Raises InputError, SinkError.
     """
     words = asking.words(asked)
     relation = spans.relation(reading.cursor, *bounds, grain=grain, crossing=False)
     once = "true" if asked.node else "NOT duplicate"
-    return f"(SELECT * FROM ({pairs_of(relation, _NUMBERS)}) WHERE {once} AND {words})"
+    return f"(SELECT * FROM ({pairs_of(relation, _NUMBERS, f'{words} {names}')}) WHERE {once} AND {words})"
 
 
 def split(row: dict[str, Any]) -> dict[str, Any]:

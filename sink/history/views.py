@@ -128,13 +128,17 @@ VIOLATIONS = f"""CREATE OR REPLACE VIEW violations AS {_FLOW_SELECT} WHERE v.dec
     FROM store.verdicts AS v {JOINS} WHERE v.flow_id = 0 AND v.decision = {int(Decision.DENY)}"""
 
 
-def pairs_of(rows: str, more: str = "") -> str:
-    """SELECT of the columns of `pairs_1m` (and `more`) from rows of a roll-up, which are called `v` in it."""
-    return f"""SELECT v.time, ring_of.node, ring_of.ring,
+def pairs_of(rows: str, more: str = "", spoken: str | None = None) -> str:
+    """SELECT of the columns of `pairs_1m` (and `more`) from rows of a roll-up, which are called `v` in it.
+
+    `spoken`: as in `verdicts_of`.
+    """
+    whole = f"""SELECT v.time, {_RING},
     address_text(v.src_hi, v.src_lo, v.family) AS src, {_DESTINATION}, {_word("decision", Decision)},
     {_word("outcome", Outcome)}, {_word("reason", Reason)}, {RULE} AS rule, v.revision, v.flows, v.{COUNTS},
     {_flags("egress", "midstream", "report_only", "untracked", "aggregated", "reversed")}, v.duplicate, v.first_seen,
     v.last_seen, {_ADDRESSES} {more} FROM {rows} AS v {JOINS}"""
+    return whole if spoken is None else _without(whole, spoken)
 
 
 def _pairs(name: str, table: str, which: str) -> str:
