@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from schemas.filters import Filters
-from web.errors import AwayError, WebError
+from web.errors import AwayError, RefusedError, WebError
 from web.live import Beat, Live
 from web.settings import WebSettings
 from web.source import Query, Source
@@ -36,6 +36,8 @@ log = logging.getLogger("ztlens.web")
 Load = Callable[[], Awaitable[None]]
 WORDS = tuple(field.name for field in fields(Filters) if field.name not in ("event", "direction", "since", "until"))
 """Filters: the options of `ztlens observe`, which are the API's parameters too."""
+AGAIN = 2.0
+"""Seconds until what could not be answered is asked for again."""
 VIEWS: dict[str, "View"] = {}
 """Name → view, in the order of the header."""
 
@@ -67,40 +69,59 @@ def view(
     return register
 
 
-class _Shown:
-    """A `load` that runs when it should, never twice at a time, and at most each `every` seconds for news."""
+class Shown:
+    """A `load` that runs when it should, never twice at a time.
+
+    For news it runs at most each `every` seconds, and rests as long as it took: a slow answer is not asked for all the
+    time. After an answer that did not come it tries again.
+    """
 
     def __init__(self, page: "Page", load: Load, every: float) -> None:
-        self._page, self._load, self._every = page, load, every
+        self._page, self._load, self.every = page, load, every
         self._task: asyncio.Task[None] | None = None
-        self._last = 0.0
+        self._next = 0.0
         self._later: asyncio.TimerHandle | None = None
         self._stale = False
+        self._held = False
 
     def now(self) -> None:
         """The address changed: what is under way is of no use."""
         self.stop()
+        self._held = False
         self._start()
+
+    def hold(self) -> None:
+        """What is shown is more than a load would show: it stays until the address changes."""
+        self.stop()
+        self._held = True
 
     def news(self) -> None:
         """There may be something new."""
+        if self._held:
+            return
         if self._task is not None and not self._task.done():
             self._stale = True
             return
-        wait = self._last + self._every - time.monotonic()
+        wait = self._next - time.monotonic()
         if wait <= 0:
             self._start()
-        elif self._later is None:
-            self._later = asyncio.get_running_loop().call_later(wait, self._start)
+        else:
+            self._start_in(wait)
+
+    def _start_in(self, seconds: float) -> None:
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(seconds, self._start)
 
     def _start(self) -> None:
-        self._later = None
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         self._stale = False
-        self._last = time.monotonic()
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         problem: WebError | None = None
+        begun = time.monotonic()
         try:
             await self._load()
         except WebError as error:
@@ -109,9 +130,12 @@ class _Shown:
             log.exception("view %s", self._page.view.name)
             problem = WebError(f"This view failed: {type(error).__name__}", "The log of `ztlens web` says where.")
         self._page.tell(self, problem)
-        if self._stale:
-            self._task = None
-            self.news()
+        ended = time.monotonic()
+        self._next = max(begun + self.every, 2 * ended - begun)
+        if problem is not None and not (isinstance(problem, RefusedError) and problem.status < 500):
+            self._start_in(AGAIN)
+        elif self._stale:
+            self._start_in(max(0.0, self._next - ended))
 
     def stop(self) -> None:
         """No more."""
@@ -147,9 +171,8 @@ class Page:
         """Makes the browser show an address, as a new entry of its history."""
         self.leaves: Callable[[str], None] = lambda _: None
         """Makes the browser open an address."""
-        self._shown: list[_Shown] = []
-        self._held = False
-        self._problems: dict[_Shown | None, WebError] = {}
+        self._shown: list[Shown] = []
+        self._problems: dict[Shown | None, WebError] = {}
         live.listeners.add(self._beat)
 
     def get(self, name: str, otherwise: str = "") -> str:
@@ -170,10 +193,12 @@ class Page:
         """The sink's answer. Raises WebError."""
         return await self.source.ask(path, query, ended=not self.span.live)
 
-    def shows(self, load: Load, every: float = 1.0) -> None:
+    def shows(self, load: Load, every: float = 1.0) -> Shown:
         """`load` fills what this view shows; for news at most each `every` seconds."""
-        self._shown.append(_Shown(self, load, every))
-        self._shown[-1].now()
+        shown = Shown(self, load, every)
+        self._shown.append(shown)
+        shown.now()
+        return shown
 
     def address(self, view: str = "", **changes: str | list[str] | None) -> str:
         """The address of a view: the same time, and of the same view the same parameters but for `changes`.
@@ -209,24 +234,19 @@ class Page:
 
     def again(self) -> None:
         """Ask anew."""
-        self._held = False
         for shown in self._shown:
             shown.now()
-
-    def hold(self) -> None:
-        """What is shown is more than a load would show: it stays until the address changes."""
-        self._held = True
 
     def _beat(self, beat: Beat) -> None:
         if beat in ("back", "away"):
             self._told()
         if beat == "back":
             self.again()
-        elif beat in ("news", "time") and self.span.live and not self._held:
+        elif beat in ("news", "time") and self.span.live:
             for shown in self._shown:
                 shown.news()
 
-    def tell(self, shown: _Shown, problem: WebError | None) -> None:
+    def tell(self, shown: Shown, problem: WebError | None) -> None:
         """What became of a load."""
         if problem is None:
             self._problems.pop(shown, None)

@@ -96,7 +96,7 @@ async def run(settings: WebSettings, ready: asyncio.Event | None = None) -> None
     gate = Gate(application(settings, source, live, passing), settings, port, secret)
     config = uvicorn.Config(
         gate, lifespan="on", access_log=False, log_config=None, proxy_headers=False, server_header=False,
-        timeout_graceful_shutdown=1, ws_max_size=1 << 20,
+        timeout_graceful_shutdown=1, ws_max_size=1 << 20, ws_per_message_deflate=False,
     )  # fmt: skip
     server = _Server(config)
     stop = asyncio.Event()

@@ -220,7 +220,8 @@ async def shows(page: Page, label: str, wanted: Any) -> list[list[str]]:
     try:
         return list(await until(found, f"table {label!r}", PATIENCE))
     except AssertionError as error:
-        raise AssertionError(f"{error}; it has {await rows(page, label)}") from None
+        there = await rows(page, label)
+        raise AssertionError(f"{error}; it has {len(there)} rows: {there[:5]}") from None
 
 
 async def option(page: Page, label: str, path: str) -> Any:

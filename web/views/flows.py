@@ -41,7 +41,7 @@ class _Conversations:
                 self._further = button("More", self._more)
         with heading(whole):
             self._command, self._question = Copy("Copy as observe", ""), Copy("Copy as SQL", "")
-        page.shows(self._load, 0.4)
+        self._shown = page.shows(self._load, 0.4)
 
     def _asked(self, **more: str) -> dict[str, Any]:
         return {**self._page.asked, "limit": str(LIMIT), "sort": self._sort, "order": self._order, **more}
@@ -63,12 +63,12 @@ class _Conversations:
         self._show()
 
     async def _more(self) -> None:
+        self._shown.hold()
         try:
             found = await self._page.ask("flows", self._asked(cursor=self._next or ""))
         except WebError as error:
             self._page.complain(error)
             return
-        self._page.hold()
         self._rows, self._next = [*self._rows, *found["flows"]], found["next"]
         self._show()
 

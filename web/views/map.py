@@ -16,6 +16,8 @@ NAMED = 120
 ARROWS = 1500
 """Edges up to which they have heads."""
 ROWS = 200
+MANY = 1000
+"""Edges beyond which the map is drawn anew each five seconds at most: megabytes each time."""
 BETWEEN = "\n"
 """Between the ends in the key of an edge; no name holds it."""
 
@@ -53,7 +55,7 @@ class _Map:
                 choose=self._chosen,
                 empty="Nobody spoke to anybody in this time with these filters. Choose a longer time, or take one out.",
             )  # fmt: skip
-        page.shows(self._load, 1.0)
+        self._shown = page.shows(self._load, 1.0)
         page.shows(self._load_detail, 1.0)
 
     def _chosen(self, key: str) -> None:
@@ -65,6 +67,7 @@ class _Map:
         page = self._page
         by = page.get("by", "flows")
         found = await page.ask("map", {**grouping.asked(page), "nodes": str(NODES), "edges": str(EDGES)})
+        self._shown.every = 1.0 if len(found["edges"]) <= MANY else 5.0
         self._place(found["nodes"])
         changes = drawn.pairs(page)
         self._draft(changes, {(edge["source"], edge["destination"]) for edge in found["edges"]})

@@ -6,6 +6,7 @@ from web import answers
 from web.drafting import Drafting
 from web.elements import Copy, Table, box, button, cell, choice, heading, panel, row, text
 from web.meaning import meaning
+from web.errors import WebError
 from web.page import Page, view
 from web.show import amount, stamp
 
@@ -149,7 +150,7 @@ class _Revisions:
                 self._further = button("More", self._more)
         self._further.set_visibility(False)
         self._detail = box("div")
-        page.shows(self._load, 5.0)
+        self._shown = page.shows(self._load, 5.0)
 
     def _asked(self, **more: str) -> dict[str, str]:
         node = self._page.get("node")
@@ -162,8 +163,12 @@ class _Revisions:
         await self._load_detail()
 
     async def _more(self) -> None:
-        found = await self._page.ask("policy/revisions", self._asked(cursor=self._next or ""))
-        self._page.hold()
+        self._shown.hold()
+        try:
+            found = await self._page.ask("policy/revisions", self._asked(cursor=self._next or ""))
+        except WebError as error:
+            self._page.complain(error)
+            return
         self._known, self._next = [*self._known, *found["revisions"]], found["next"]
         self._show()
 
