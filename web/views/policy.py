@@ -5,8 +5,8 @@ from typing import Any
 from web import answers
 from web.drafting import Drafting
 from web.elements import Copy, Table, box, button, cell, choice, heading, panel, row, text
-from web.meaning import meaning
 from web.errors import WebError
+from web.meaning import meaning
 from web.page import Page, view
 from web.show import amount, stamp
 
@@ -150,7 +150,7 @@ class _Revisions:
                 self._further = button("More", self._more)
         self._further.set_visibility(False)
         self._detail = box("div")
-        self._shown = page.shows(self._load, 5.0)
+        self._loading = page.shows(self._load, 5.0)
 
     def _asked(self, **more: str) -> dict[str, str]:
         node = self._page.get("node")
@@ -163,7 +163,7 @@ class _Revisions:
         await self._load_detail()
 
     async def _more(self) -> None:
-        self._shown.hold()
+        self._loading.hold()
         try:
             found = await self._page.ask("policy/revisions", self._asked(cursor=self._next or ""))
         except WebError as error:
