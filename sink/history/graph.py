@@ -110,31 +110,34 @@ def _edges(reading: Reading, asked: http.MapAsked | http.MatrixAsked, ports: boo
         )
         return
     reading.keep(
-        "numbered",
-        f"""SELECT ring_number AS ring, revision, src_number, dst_number, {port}, kind, {SUMS}, {detail} FROM {rows}
-        GROUP BY ring_number, revision, src_number, dst_number, kind{keys}""",
+        "edges",
+        f"""SELECT ring_number AS ring, revision, src_number AS src, dst_number AS dst, {port}, kind, {SUMS}, {detail}
+        FROM {rows} GROUP BY ring_number, revision, src_number, dst_number, kind{keys}""",
     )
     # Of what millions of rows have in common there are few names: text is made of these alone.
     reading.keep(
         "called",
         f"""SELECT ring, revision, number, id, dense_rank() OVER (ORDER BY id) AS code FROM (
             SELECT v.ring, v.revision, v.src_identity AS number, {_text(asked)} AS id FROM (
-                SELECT ring, revision, src_number AS src_identity, src_number AS dst_identity FROM numbered
-                UNION SELECT ring, revision, dst_number, dst_number FROM numbered
+                SELECT ring, revision, src AS src_identity, src AS dst_identity FROM edges
+                UNION SELECT ring, revision, dst, dst FROM edges
             ) AS v {IDENTITY_JOINS})""",
     )
-    sides = " ".join(
-        f"JOIN called AS {side} ON {side}.ring = v.ring AND {side}.revision = v.revision"
-        f" AND {side}.number = v.{side}_number"
-        for side in ("src", "dst")
+    ((several,),) = reading.rows(
+        "SELECT count(*) > count(DISTINCT code) OR count(DISTINCT (ring, revision)) > 1 FROM called"
     )
-    ends = "src.code AS src, dst.code AS dst, dport, proto, kind"
-    ((several,),) = reading.rows("SELECT count(*) > count(DISTINCT code) FROM called")
-    if several:  # identities of several revisions under one name
-        group = "GROUP BY src.code, dst.code, dport, proto, kind"
-        reading.keep("edges", f"SELECT {ends}, {SUMS}, {detail} FROM numbered AS v {sides} {group}")
-    else:
-        reading.keep("edges", f"SELECT {ends}, {', '.join(VOLUMES)}, detail FROM numbered AS v {sides}")
+    if not several:  # one revision, whose numbers tell its names apart
+        reading.keep("called", "SELECT * REPLACE (number AS code) FROM called")
+        return
+    sides = " ".join(
+        f"JOIN called AS {side} ON {side}.ring = v.ring AND {side}.revision = v.revision AND {side}.number = v.{of}"
+        for side, of in (("one", "src"), ("other", "dst"))
+    )
+    reading.keep(
+        "edges",
+        f"""SELECT one.code AS src, other.code AS dst, dport, proto, kind, {SUMS}, {detail} FROM edges AS v {sides}
+        GROUP BY one.code, other.code, dport, proto, kind""",
+    )
 
 
 def _text(asked: http.Grouped) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas.messages import IdentityInfo
 from schemas.verdict import STRIDE
 from sink.history.said import KINDS, VOLUMES
 from sink.store import Commit, Store, memory_store, prepare, rollup
@@ -190,4 +191,22 @@ async def test_an_empty_history() -> None:
         overview = await asker.get("overview")
         assert (overview["nodes"], overview["totals"], overview["balanced"]) == ([], split([]), True)
         assert await asker.get("policy") == {"nodes": []}
+    store.close()
+
+
+async def test_one_name_is_one_end_whatever_its_numbers_were() -> None:
+    store = memory_store()
+    one, other = batches.IDENTITIES
+    swapped = [IdentityInfo(16, other.name, other.labels, []), IdentityInfo(17, one.name, one.labels, [])]
+    first, second = batches.verdict(), batches.verdict(src=b"\1" * 16, src_identity=17, dst_identity=16)
+    given = [prepare(batches.batch(first)), prepare(batches.batch(second, node="n2", ring="r2"))]
+    told = [batches.policy_record(), batches.policy_record(node="n2", ring="r2", identities=swapped)]
+    store.append(Commit(batches=given, records=told))
+    async with served.asking(store) as asker:
+        for query in ({}, {"group": "label", "label": "app"}):
+            (edge,) = (await asker.get("map", **query))["edges"]
+            assert edge["allowed"] == {"flows": 2, "packets": 2, "bytes": 148}
+        assert (edge["source"], edge["destination"]) == ("app=frontend", "app=db")
+        (cell,) = (await asker.get("matrix"))["cells"]
+        assert cell["allowed"]["flows"] == 2
     store.close()
