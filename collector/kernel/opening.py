@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 
-from collector.kernel import attach, libbpf, pins
+from collector.kernel import attach, libbpf, pins, probes
 from collector.kernel.datapath import PinnedDatapath
 from collector.kernel.handle import Handle
 from collector.kernel.interface import Datapath, DatapathSettings
@@ -26,6 +26,7 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
     Raises KernelError, ForeignProgram. Blocks for seconds when it has to compile.
     """
     pins.require_privilege()
+    probes.require()
     pins.ensure_bpffs(settings.pins)
     lock = pins.Lock(settings.pins)
     datapath: PinnedDatapath | None = None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel import libbpf, pins
+from collector.kernel import libbpf, pins, probes
 from collector.kernel.datapath import LoadedDatapath
 from collector.kernel.handle import DEFAULT_BUDGET, DEFAULT_SAMPLE, AnyMap, Handle
 from collector.kernel.layout import new_layout
@@ -97,6 +97,7 @@ def private_datapath(
 ) -> PrivateDatapath:
     """A datapath with maps of its own. `judge`: its clock is the capture's. Raises KernelError; BCC takes seconds."""
     pins.require_privilege()
+    probes.require()
     layout = new_layout(knobs or {}, choose(loader).name)
     loaded = load(layout, judge)
     handle = Handle.create(loaded.maps, loaded.programs, layout)

@@ -130,8 +130,7 @@ PROBES = {
     "mmapable": Probe("arrays that can be mapped", _mmapable, since="5.5"),
     "jiffies64": Probe("helper bpf_jiffies64", lambda: libbpf.has_helper("xdp", _JIFFIES64), since="5.5"),
     "coarse_clock": Probe(
-        "helper bpf_ktime_get_coarse_ns", lambda: libbpf.has_helper("xdp", _KTIME_GET_COARSE_NS),
-        without="the precise clock is read for every packet: some 25 ns more",
+        "helper bpf_ktime_get_coarse_ns", lambda: libbpf.has_helper("xdp", _KTIME_GET_COARSE_NS), since="5.11",
     ),
     "batch": Probe(
         "batch operations on hashes", lambda: _batch(_HASH),

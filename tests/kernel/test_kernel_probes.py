@@ -36,7 +36,7 @@ def test_a_probe_tells_a_kernel_that_does_not_know() -> None:
 
 
 def test_what_there_is_no_way_round_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ringbuf", "mmapable", "jiffies64"):
+    for name in ("ringbuf", "mmapable", "jiffies64", "coarse_clock"):
         monkeypatch.setenv(probes.PRETEND, name)
         with pytest.raises(KernelError, match=f"this kernel has no {probes.PROBES[name].what}") as caught:
             probes.require()
@@ -103,3 +103,11 @@ def test_a_datapath_keeps_the_same_books_without_batches(batches: str) -> None:
         datapath.end_all_flows()
         assert datapath.sweep().sums.live == 0
         assert datapath.counters()["flows_ended"] == 10
+
+
+def test_without_ring_buffers_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(probes.PRETEND, "ringbuf")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(KernelError, match="no ring buffers"):
+        private_datapath(KNOBS)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
