@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,8 @@ def test_rings_of_other_strides(tmp_path: Path) -> None:
     rows = batches.traffic(30).rows
     append(store, rows)
     given = prepare(batches.batch(rows, ring="old"))
-    old = type(given)("n1", "old", 0, 30 * 64, 64, 30, given.columns | {"position": np.arange(30, dtype="<u8") * 64})
+    columns = given.columns | {"position": np.arange(30, dtype="<u8") * 64}
+    old = replace(given, past=30 * 64, stride=64, columns=columns)
     store.append(Commit(batches=[old]))
     history = History.on_store(store)
     export(history, tmp_path)
