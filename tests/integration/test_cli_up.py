@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.netns import Lab, call_in, wait_for
@@ -112,7 +113,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
         (tmp_path / "policy.yaml").write_text(POLICY)
         (tmp_path / "ztlens.toml").write_text(
             f'instance = "{one.name}"\nnode = "n1"\nstate = "{tmp_path / "state"}"\nrun_dir = "{tmp_path / "run"}"\n'
-            f'netns = "{near}"\n[knobs]\nring_bytes = "1MiB"\nflows_max = 4096\n'
+            f'netns = "{near}"\nweb = "off"\n[knobs]\nring_bytes = "1MiB"\nflows_max = 4096\n'
         )
         yield one
         for process in one.running:
@@ -240,3 +241,38 @@ def test_starts_that_fail_say_why_and_leave_nothing(installation: Installation, 
     one.ztlens("up", "-i", "veth0", status=3)
     assert "ztlens.duckdb" in one.said and len(one.said.splitlines()) == 2, one.said
     assert not (PINS / one.name).exists()
+
+
+def test_the_page_is_a_part_of_it(installation: Installation) -> None:
+    """It answers who has the link; killed, it is back with the same token, and nobody else was touched."""
+    up = installation.up("--web", "127.0.0.1:0")
+    file = installation.directory / "run/web.url"
+    link = file.read_text()
+    assert f"web: {link}" in installation.errors()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert httpx.get(link).status_code == 303
+    parts = installation.parts()
+    os.kill(parts["web"], signal.SIGKILL)
+    wait_for(lambda: "web is back (restart 1)" in installation.errors(), "the page to be back", 120)
+    assert file.read_text().rpartition("?")[2] == link.rpartition("?")[2]
+    assert httpx.get(file.read_text()).status_code == 303
+    for name in ("nats", "sink", "collector"):
+        os.kill(parts[name], 0)
+    up.send_signal(signal.SIGTERM)
+    assert up.wait(60) == 0
+    assert not file.exists()
+
+
+def test_a_page_that_cannot_be_had_stops_nothing(installation: Installation) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        installation.up("--web", f"127.0.0.1:{port}")
+        assert f"no page: the page cannot listen on 127.0.0.1:{port}: Address already in use" in installation.errors()
+    assert json.loads(installation.ztlens("status", "-o", "json"))["healthy"]
+
+
+@pytest.mark.parametrize("address", ["7420", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", ":1"])
+def test_an_address_that_is_none(installation: Installation, address: str) -> None:
+    installation.ztlens("web", "--web", address, status=2)
+    installation.ztlens("web", "--web", "off", status=2)
+    installation.ztlens("web", "--web", "0.0.0.0:0", status=2)

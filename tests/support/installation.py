@@ -103,7 +103,7 @@ class Installation:
         self.database = self.state / "ztlens.duckdb"
         given = {
             "instance": self.name, "node": "n1", "state": str(self.state), "run_dir": str(self.run_dir),
-            "netns": netns, "interfaces": list(interfaces),
+            "netns": netns, "interfaces": list(interfaces), "web": "off",
         } | settings  # fmt: skip
         lines = [f"{name} = {json.dumps(value)}" for name, value in given.items()]
         for table, values in (("knobs", knobs), ("timeouts", timeouts or {})):
