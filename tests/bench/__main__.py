@@ -14,7 +14,7 @@ from tests.bench.figures import Benchmark, Options, Outcome
 from tests.bench.machine import machine, machine_line, steal
 from tests.bench.table import table
 
-MODULES = ("datapath", "policy", "wire", "ring", "store", "disk", "history", "replay", "chain", "idle")
+MODULES = ("datapath", "loaders", "policy", "wire", "ring", "store", "disk", "history", "replay", "chain", "idle")
 RESULTS = Path(__file__).parent / "results"
 
 

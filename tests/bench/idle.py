@@ -20,7 +20,7 @@ class Bench:
     FIGURES = (
         Figure("all idle", "nats-server, collector and sink together", CORE, at_most=2.0),
         *(Figure(f"{part} idle", f"{part} alone", CORE) for part in (*PARTS, "up")),
-        Figure("collector RSS", "of the collector, beside the ring", MIB, at_most=120.0),
+        Figure("collector RSS", "of the collector with the loader core, beside the ring", MIB, at_most=80.0),
         Figure("sink RSS", "of the sink", MIB),
         Figure("nats RSS", "of the server", MIB),
     )
