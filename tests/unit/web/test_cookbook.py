@@ -1,0 +1,14 @@
+"""The cookbook is that of the document, to the last query."""
+
+from tests.support.docs import ROOT
+from web.cookbook import queries
+
+
+def test_every_query_of_the_document() -> None:
+    text = (ROOT / "docs/sql.md").read_text(encoding="utf-8")
+    found = queries()
+    assert len(found) == text.count("<!-- query: ") > 20
+    assert all(f"```sql\n{sql}\n```" in text for sql in found.values())
+    assert "Top denied pairs of the last day" in found
+    bytes_a_minute = next(title for title in found if title.startswith("Bytes a minute."))
+    assert bytes_a_minute.endswith("is what came in between") and "lag(bytes" in found[bytes_a_minute]
