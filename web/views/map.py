@@ -13,11 +13,11 @@ from web.show import LINES, clock, endpoint, kind, short
 NODES, EDGES = 500, 5000
 NAMED = 120
 """Nodes up to which all are named; of more, those that are pointed at."""
-ARROWS = 1500
-"""Edges up to which they have heads."""
 ROWS = 200
 MANY = 1000
-"""Edges beyond which the map is drawn anew each five seconds at most: megabytes each time."""
+"""Edges beyond which each is one thin straight line of the worst that was decided, nothing lights up under the pointer
+(each time all would be drawn anew), and the map is drawn anew each five seconds at most."""
+_POINTED_AT = {"focus": "adjacency", "label": {"show": True}, "lineStyle": {"opacity": 1}}
 BETWEEN = "\n"
 """Between the ends in the key of an edge; no name holds it."""
 
@@ -161,20 +161,21 @@ def _series(
 ) -> dict[str, Any]:
     nodes, edges = found["nodes"], found["edges"]
     largest = max((grouping.volume(node, by) for node in nodes), default=1) or 1
-    heads = ["none", "arrow"] if len(edges) <= ARROWS else ["none", "none"]
+    many = len(edges) > MANY
+    drawn_as = _line if many else _lines
     series = {
         "id": "map", "type": "graph", "layout": "none", "roam": True, "scaleLimit": {"min": 0.2, "max": 12},
         "left": 60, "right": 60, "top": 30, "bottom": 30, "nodeScaleRatio": 0.4,
         "preserveAspect": "contain",
-        "edgeSymbol": heads, "edgeSymbolSize": 7, "cursor": "pointer",
+        "edgeSymbol": ["none", "none" if many else "arrow"], "edgeSymbolSize": 7, "cursor": "pointer",
         "label": {"show": len(nodes) <= NAMED, "position": "bottom", "color": "var(--ink)", "distance": 3},
         "labelLayout": {"hideOverlap": True},
-        "emphasis": {"focus": "adjacency", "label": {"show": True}, "lineStyle": {"opacity": 1}},
+        "emphasis": {"disabled": True} if many else _POINTED_AT,
         "blur": {"itemStyle": {"opacity": 0.25}, "lineStyle": {"opacity": 0.06}},
         "data": [*_halos(layout, nodes), *(_node(node, layout, by, largest) for node in nodes)],
         "links": [
             line for edge in edges
-            for line in _lines(edge, by, largest, chosen, bool(changes)) + _changed(edge, changes)
+            for line in drawn_as(edge, by, largest, chosen, bool(changes)) + _changed(edge, changes)
         ],
     }  # fmt: skip
     return {"series": [series]}
@@ -224,6 +225,22 @@ def _lines(edge: dict[str, Any], by: str, largest: int, chosen: str, faint: bool
                     *grouping.told(edge, by), f"this line: {word}"],
         })  # fmt: skip
     return out
+
+
+def _line(edge: dict[str, Any], by: str, largest: int, chosen: str, faint: bool) -> list[dict[str, Any]]:
+    """One of many: the worst that was decided, drawn as cheaply as can be."""
+    worst = next((kind for kind in reversed(LINES) if edge[kind[0]]["flows"]), LINES[0])
+    key = edge["source"] + BETWEEN + edge["destination"]
+    width = 0.5 + 1.5 * math.log1p(grouping.volume(edge, by)) / math.log1p(largest)
+    style = {
+        "color": f"var(--{worst[0].replace('_', '-')})", "width": 4 if key == chosen else round(width, 1),
+        "opacity": 1 if key == chosen else 0.15 if faint else 0.4, "type": worst[2] if key == chosen else "solid",
+    }  # fmt: skip
+    pair = f"{grouping.shown(edge['source'])} → {grouping.shown(edge['destination'])}"
+    return [{
+        "source": edge["source"], "target": edge["destination"], "key": key, "lineStyle": style,
+        "tip": [pair, *grouping.told(edge, by)],
+    }]  # fmt: skip
 
 
 def _changed(edge: dict[str, Any], changes: dict[tuple[str, str], Change]) -> list[dict[str, Any]]:

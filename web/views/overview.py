@@ -53,7 +53,7 @@ def overview(page: Page) -> None:
             figures[key].set_text(value)
         notices.clear()
         with notices:
-            for notice in _notices(found):
+            for notice in [*([] if page.span.live else [PAST]), *_notices(found)]:
                 text(notice, "p", "notice")
         rates.show(**_series(found["rates"]))
         denied.show([_pair(page, pair, found) for pair in found["top_denied"]])
@@ -64,6 +64,7 @@ def overview(page: Page) -> None:
     page.shows(load)
 
 
+PAST = "These figures are of the last 15 minutes. The other views show the range that is chosen above."
 FIGURES = {
     "rate": "Verdicts a second", "flows": "Live flows", "allowed": "Flows allowed", "would_deny": "Would be denied",
     "denied": "Denied", "mode": "Mode", "revision": "Revision", "ledger": "Ledger", "lag": "Waiting",
