@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from sink.history import moments
 from sink.history.query import Parameters
 
 Ask = Callable[[str, Parameters], pa.Table]
@@ -54,8 +55,9 @@ def recent(
     `ask` answers SQL with parameters, as `History.sql` does. `where` is a predicate over the view, with `parameters`;
     [since, until) in ns since 1970 UTC, None: no bound. `before`: only rows before that place; so the next page,
     further back, is the one before the `place` of this one's row 0, and a page of less than `limit` rows is the last.
-    Raises what `ask` does (SinkError).
+    Raises what `ask` does (SinkError), QueryError for a moment that history cannot hold.
     """
+    moments.check(since, until, None if before is None else before.time)
     held = ask("SELECT epoch_ns(min(time)) AS oldest, epoch_ns(max(time)) AS newest FROM store.verdicts", None)
     oldest, newest = (held[name][0].as_py() for name in ("oldest", "newest"))
     if oldest is None:  # empty

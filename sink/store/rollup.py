@@ -153,21 +153,23 @@ def fold(store: Store, now: int | None = None) -> bool:
 def forget(store: Store, before: int) -> int:
     """Delete what is remembered of flows of rings that are over; how many. Raises StoreError.
 
-    Of a closed ring when all of it is rolled up (nothing of it can come any more) and other nodes are past it. Of one
-    that ended without a word, for its node has a newer one, when nothing was heard of it since `before` (ns since
-    1970): should it come back even then, its open flows count anew.
+    Of a ring when all that is stored of it is rolled up and other nodes are past it: of a closed one without a gap at
+    once, for nothing of it can come any more; of one with a gap, which may be filled yet, or that ended without a word,
+    for its node has a newer one, when nothing was heard of it since `before` (ns since 1970): should it come back even
+    then, its open flows count anew.
     """
     rings = store.state.rings.values()
     newest = _newest(rings)
-    closed = [ring.id for ring in rings if ring.closed and not ring.holes() and not waiting(ring)]
-    replaced = [ring.id for ring in rings if ring.id != newest[ring.node]]
+    done = [ring for ring in rings if not ring.holes() and not waiting(ring)]
+    closed = [ring.id for ring in done if ring.closed and not ring.gaps]
+    silent = [ring.id for ring in done if ring.closed or ring.id != newest[ring.node]]
     past = min([now_ns(), *(time for time, *_ in _behind(store))]) - REMEMBERED
     with store.transaction("housekeeping") as connection:
         row = connection.execute(
             """DELETE FROM store.open_flows WHERE epoch_ns(time) < $past AND (ring IN (SELECT unnest($closed))
-                OR epoch_ns(time) < $before AND ring IN (SELECT unnest($replaced)) AND ring NOT IN (
+                OR epoch_ns(time) < $before AND ring IN (SELECT unnest($silent)) AND ring NOT IN (
                     SELECT ring FROM store.loss WHERE time >= make_timestamp_ns($before)))""",
-            {"past": past, "before": max(0, before), "closed": closed, "replaced": replaced},
+            {"past": past, "before": max(0, before), "closed": closed, "silent": silent},
         ).fetchone()
     return int(row[0]) if row else 0
 

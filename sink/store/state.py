@@ -24,7 +24,7 @@ class Ring:
     named: set[int] = field(default_factory=set)  # revisions whose rules and identities are stored
     rolled: RangeSet = field(default_factory=RangeSet)
     deleted: int = 0  # verdicts were deleted below this position
-    clock: int | None = None  # ns that wall clock is ahead of the ring's own, by the newest batch
+    clock: int | None = None  # ns that wall clock is ahead of the ring's own, as last noted
     heard: float = field(
         default_factory=time.monotonic, compare=False
     )  # when its last loss record came, first: when it was opened

@@ -32,7 +32,7 @@ from sink.store.state import Ring, State, Stream, load
 log = logging.getLogger("ztlens.sink")
 
 CLOCK_STEP = 1_000_000_000
-"""ns by which a node's clock moves between two batches at least, to have been set."""
+"""ns by which a node's clock has moved at least since it was last noted, to have been set."""
 TOO_LATE = "came after verdicts behind it had been deleted"
 """Cause of such a gap."""
 
@@ -356,7 +356,7 @@ class _Work:
                 "INSERT INTO store.clocks VALUES (?, ?, make_timestamp_ns(?), ?)",
                 [ring.id, batch.first, int(batch.columns["time"][0].astype("i8")), batch.clock],
             )
-        ring.clock = batch.clock
+            ring.clock = batch.clock
 
     def _in_time(
         self, connection: duckdb.DuckDBPyConnection, ring: Ring, ranges: Sequence[tuple[int, int]]

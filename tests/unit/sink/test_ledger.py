@@ -249,6 +249,20 @@ def test_the_clock_steps_of_a_ring(on_disk: Callable[..., Store]) -> None:
     store.close()
 
 
+def test_small_steps_of_a_clock_are_one_when_they_make_a_second(on_disk: Callable[..., Store]) -> None:
+    """Before and after a restart: what it was last noted at is in the store."""
+    store = on_disk()
+    for number, ahead in enumerate((0, 600, 1200, 6200, 6200, 7100)):  # ms
+        if number == 4:
+            store.close()
+            store = on_disk()
+        data = envelope.encode(TRAFFIC.rows[number : number + 1], node="n1", ring="r1", start=number * STRIDE,
+                               clock=batches.CLOCK + ahead * 10**6, rev=1)  # fmt: skip
+        store.append(Commit(batches=[prepare(envelope.decode(data))], records=[batches.loss_record(N)]))
+    assert [step["seconds"] for step in only(ledger(store))["clock_steps"]] == [1.2, 5.0]
+    store.close()
+
+
 def test_a_node_that_was_heard_of_an_hour_ahead_and_then_no_more_is_silent(memory: Store, rows: Rows) -> None:
     now = time.time_ns()
     for at, packets in ((now + 3_600_000_000_000, 1), (now - 60_000_000_000, 2)):

@@ -12,6 +12,7 @@ from sink.errors import QueryError
 from sink.history import audit, suggest
 from sink.history.export import export
 from sink.history.pairs import FOR_EVER
+from sink.history.recent import Place
 from sink.store import Commit, Store, prepare
 from tests.support import batches
 from tests.support.rollups import roll_up
@@ -25,6 +26,9 @@ QUESTIONS: dict[str, Callable[[History, int, Path], Any]] = {
     "suggest": lambda history, at, out: history.suggest(suggest.Question(since=at)),
     "ledger": lambda history, at, out: history.ledger(at),
     "export": lambda history, at, out: export(history, out, at),
+    "recent": lambda history, at, out: history.recent(since=at),
+    "recent until": lambda history, at, out: history.recent(until=at),
+    "recent before": lambda history, at, out: history.recent(before=Place(at, "n1", "r1", 0)),
     "replay": lambda history, at, out: list(Reader(lambda: nullcontext(history)).windows(at)),
 }
 

@@ -235,6 +235,34 @@ def test_flows_that_a_reboot_cut_off_are_forgotten_with_their_verdicts(memory: S
     assert open_flows(memory) == [("n1", "r2", 1)]
 
 
+def test_a_flow_whose_end_fills_a_gap_of_a_closed_ring_is_the_one_it_was(memory: Store) -> None:
+    append(memory, conversation()[:1], ring="r1")
+    append(memory, conversation(sport=2, flow_id=2)[:1], 2, ring="r1")
+    memory.append(Commit(records=[batches.policy_record("closed", ring="r1", end=3 * STRIDE)]))
+    memory.declare_gaps([(memory.state.rings["n1", "r1"], STRIDE, 2 * STRIDE, "lost")])
+    roll_up(memory)
+    assert rollup.forget(memory, 0) == 0
+    append(memory, conversation()[1:], 1, ring="r1")
+    roll_up(memory)
+    assert counted(memory) == [("n1", False, 2, 6)]
+    assert rollup.forget(memory, 0) == 1  # no gap any more
+
+
+def test_flows_that_a_reboot_cut_off_are_remembered_while_their_ring_is_rolled_up(memory: Store) -> None:
+    """A sink that was away for longer than it keeps verdicts."""
+    late = batches.START + 2 * HOUR
+    rows = flow({"event": EventKind.NEW}, {"event": EventKind.NEW, "flow_id": 2, "sport": 2, "time": late},
+                {"event": EventKind.END, "packets_original": 5, "time": late}, **FIVE)  # fmt: skip
+    append(memory, rows, ring="r1")
+    append(memory, batches.verdict(flow_id=3, time=batches.START + 3 * HOUR), ring="r2")
+    before = batches.CLOCK + batches.START + 24 * HOUR
+    assert rollup.step(memory, 1) == 1
+    assert rollup.forget(memory, before) == 0
+    roll_up(memory)
+    assert counted(memory) == [("n1", False, 3, 7)]
+    assert rollup.forget(memory, before) == 1
+
+
 @pytest.mark.parametrize(("again", "owner"), [(False, "n1"), (True, "n2")])
 def test_a_flow_that_a_reboot_cut_off_owns_nothing_later(memory: Store, again: bool, owner: str) -> None:
     append(memory, conversation()[:1], node="n1", ring="r1")
