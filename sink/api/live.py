@@ -7,18 +7,17 @@ viewer does not read in time is left out, counted, and told to it. History has i
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import duckdb
 import msgspec
 import pyarrow as pa
 
 from sink.errors import BusyError, SinkError
-from sink.history import output, query
+from sink.history import output
+from sink.history.reading import Reading
 from sink.history.records import VERDICT
 from sink.history.views import verdicts_of
 from sink.priority import give_way
@@ -32,10 +31,10 @@ QUEUE = 16
 BACKLOG = 500_000
 """Verdicts that wait to be looked at."""
 REST = 5.0
-"""Times as long as a look took nothing is looked at after it …"""
+"""Times as much time as a look took of a CPU nothing is looked at after it …"""
 REST_MOST = 5.0
 """… but no more seconds than this."""
-PATIENCE = 2.0
+PATIENCE = 5.0
 """Seconds that one viewer's words may take for one look."""
 BEAT = 15.0
 """Seconds of quiet after which a comment is sent, to find out who has left."""
@@ -167,11 +166,10 @@ class Live:
                 by_words.setdefault(viewer.words, []).append(viewer)
             if not waiting or not by_words:
                 continue
-            begun = time.monotonic()
-            found = await loop.run_in_executor(self._thread, self._asked, waiting, list(by_words))
+            found, seconds = await loop.run_in_executor(self._thread, self._asked, waiting, list(by_words))
             for words, answer in found.items():
                 self._give(by_words[words], answer)
-            await asyncio.sleep(min(REST_MOST, REST * (time.monotonic() - begun)))
+            await asyncio.sleep(min(REST_MOST, REST * seconds))
 
     def _give(self, viewers: list[Viewer], answer: tuple[bytes, int, int] | SinkError) -> None:
         for viewer in viewers:
@@ -185,17 +183,21 @@ class Live:
             self._sent += count - lost
             self._left_out += more + lost
 
-    def _asked(self, waiting: list[pa.Table], words: list[str]) -> dict[str, tuple[bytes, int, int] | SinkError]:
-        """Of each predicate: rows as a JSON array, how many, and how many more there were."""
+    def _asked(
+        self, waiting: list[pa.Table], words: list[str]
+    ) -> tuple[dict[str, tuple[bytes, int, int] | SinkError], float]:
+        """Of each predicate: rows as a JSON array, how many, and how many more there were; and the seconds of a CPU
+        that it took: on a busy machine a thread that gives way waits for most of its time."""
+        begun = time.thread_time()
         out: dict[str, tuple[bytes, int, int] | SinkError] = {}
         rows = pa.concat_tables(waiting)
         for each in words:
             try:
-                with contextlib.closing(self._store.cursor()) as cursor:
-                    out[each] = _matching(cursor, rows, each)
+                with Reading(self._store.cursor(), PATIENCE) as reading:
+                    out[each] = _matching(reading, rows, each)
             except SinkError as error:
                 out[each] = error
-        return out
+        return out, time.thread_time() - begun
 
     def close(self) -> None:
         """Every stream ends."""
@@ -207,26 +209,18 @@ class Live:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _matching(cursor: duckdb.DuckDBPyConnection, rows: pa.Table, words: str) -> tuple[bytes, int, int]:
-    timer = threading.Timer(PATIENCE, cursor.interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        cursor.execute("BEGIN TRANSACTION READ ONLY")
-        cursor.register("live_rows", rows)
-        view = verdicts_of("live_rows", ", CASE WHEN v.flow_id <> 0 THEN v.ring || '-' || v.flow_id END AS flow")
-        kept = f"SELECT flow, {_SHOWN} FROM ({view}) WHERE {words}"
-        count = rows.num_rows
+def _matching(reading: Reading, rows: pa.Table, words: str) -> tuple[bytes, int, int]:
+    reading.cursor.register("live_rows", rows)
+    view = verdicts_of("live_rows", ", CASE WHEN v.flow_id <> 0 THEN v.ring || '-' || v.flow_id END AS flow")
+    found = reading.table(
+        f"""SELECT * FROM (SELECT flow, {_SHOWN} FROM ({view}) WHERE {words} LIMIT {AT_ONCE + 1})
+        ORDER BY time, node, ring, position"""
+    )
+    count = found.num_rows
+    if count > AT_ONCE:
+        found, count = found.slice(0, AT_ONCE), rows.num_rows
         if words != "TRUE":
-            counted = cursor.execute(query.check(cursor, f"SELECT count(*) FROM ({kept})")).fetchall()
-            count = int(counted[0][0])
-        if not count:
-            return b"[]", 0, 0
-        shown = query.check(cursor, f"SELECT * FROM ({kept} LIMIT {AT_ONCE}) ORDER BY time, node, ring, position")
-        found = query.run(cursor, shown).to_arrow_table().to_batches()
-        told: list[Any] = [row for batch in found for row in output.json_rows(batch)]
-        return b"[" + b",".join(told) + b"]", len(told), count - len(told)
-    except duckdb.Error as error:
-        raise query.explained(error, PATIENCE) from error
-    finally:
-        timer.cancel()
+            kept = verdicts_of("live_rows", spoken=words)
+            ((count,),) = reading.rows(f"SELECT count(*) FROM ({kept}) WHERE {words}")
+    told: list[Any] = [row for batch in found.to_batches() for row in output.json_rows(batch)]
+    return b"[" + b",".join(told) + b"]", len(told), count - len(told)
