@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -24,14 +25,9 @@ RULE = RuleInfo(
 )  # fmt: skip
 POLICY = "version: 1\ndefault: deny\n# the policy of then\n"
 HOSTILE = '<img src=x onerror="window.bitten=1">'
-TOLD = (
-    "/",
-    "/map",
-    "/map?group=label&label=app",
-    "/matrix",
-    "/flows?flow=1-1",
-    f"/flows?identity={HOSTILE}&{HOSTILE}=1",
-)
+WRITTEN = quote(HOSTILE, safe="")
+TOLD = ("/", "/map", f"/map?group=label&label={WRITTEN}", "/matrix", "/flows?flow=1-1",
+        f"/flows?identity={WRITTEN}&{WRITTEN}=1")  # fmt: skip
 NOT_THE_API = (
     "/api/v2/flows", "/api/v1/../v1/flows", "/api/v1/%2e%2e/x", "/api/v1/", "/api/", "/api/v1/flows/..%2f..",
     "/api/v1//flows", "/api/v1/.hidden", "/api/v1/fl%6fws", "/api/v1/flows/\\..\\x",

@@ -43,7 +43,7 @@ class _Map:
         with panel("Map", "wide"):
             self._note = text("", "p", "note")
             self._chart = Chart(
-                "Map of who speaks to whom", _options(), choose=self._chosen, height="clamp(280px, 56vw, 660px)"
+                "Map of who speaks to whom", _options(), choose=self._chosen, height="clamp(280px, 42vw, 560px)"
             )
         self._detail = box("div")
         with panel("Edges"):
