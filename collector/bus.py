@@ -1,30 +1,38 @@
 """The connection to NATS: tried for ever, and `deliver`, which returns only when JetStream has the message.
 
 nats-py's own reconnecting is off: it buffers what it could not send and keeps a client that met an
-authorization error closed for ever. Here every loss of the connection makes a new client.
+authorization error closed for ever. Here every loss of the connection makes a new client. It is imported by whoever
+needs it first, which is after the programs are attached: it takes half as long to import as all the rest of a start.
 """
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import random
+from functools import cache
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import nats
-import nats.errors
-import nats.js.errors
-from nats.aio.client import Client
-from nats.js import JetStreamContext
 
 from schemas import streams, subjects
 from schemas.streams import StreamSetupError
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.js import JetStreamContext
 
 log = logging.getLogger("ztlens.collector")
 
 ACK_SECONDS = 2.0
 BACK_OFF = (0.05, 2.0)  # first and longest pause between attempts, seconds
-RECOVERABLE = (nats.errors.Error, nats.js.errors.Error, StreamSetupError, OSError, asyncio.TimeoutError, ValueError)
-"""Whatever NATS, the network or a half-started server may throw; ValueError is an answer that is no JSON."""
+
+
+@cache
+def recoverable() -> tuple[type[Exception], ...]:
+    """Whatever NATS, the network or a half-started server may throw; ValueError is an answer that is no JSON."""
+    import nats.js.errors  # noqa: PLC0415
+
+    return (nats.errors.Error, nats.js.errors.Error, StreamSetupError, OSError, asyncio.TimeoutError, ValueError)
 
 
 class TooLarge(Exception):
@@ -66,7 +74,7 @@ class Bus:
         return self._ready.is_set() and self._client is not None and self._client.is_connected
 
     @property
-    def client(self) -> Client | None:
+    def client(self) -> "Client | None":
         """The connected client, for core NATS; None when away."""
         return self._client if self.connected else None
 
@@ -86,6 +94,7 @@ class Bus:
     async def run(self) -> None:
         """Connect, make the streams, wait until the connection ends, begin again. Ends only by cancellation."""
         attempt = 0
+        await asyncio.to_thread(importlib.import_module, "nats")  # the ring is drained meanwhile
         try:
             while True:
                 closed = asyncio.Event()
@@ -93,7 +102,7 @@ class Bus:
                     self._client = await self._connect(closed)
                     self._js = self._client.jetstream()
                     await self.ensure_streams()
-                except RECOVERABLE as error:
+                except recoverable() as error:
                     stop_if_cancelled()
                     self._say(f"NATS at {self.where}: {describe(error)}; trying on, events wait in the ring")
                     await self._drop()
@@ -114,7 +123,9 @@ class Bus:
             self._ready.clear()
             await self._drop()
 
-    async def _connect(self, closed: asyncio.Event) -> Client:
+    async def _connect(self, closed: asyncio.Event) -> "Client":
+        import nats  # noqa: PLC0415
+
         async def on_closed() -> None:
             closed.set()
 
@@ -135,7 +146,7 @@ class Bus:
             raise (errors[-1] if errors else error) from error
 
     async def ensure_streams(self) -> None:
-        """Make VERDICTS and RECORDS where they are missing. Raises one of RECOVERABLE."""
+        """Make VERDICTS and RECORDS where they are missing. Raises one of `recoverable`."""
         client = self._client
         if client is None:
             raise OSError("not connected")
@@ -147,7 +158,7 @@ class Bus:
     async def _drop(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(*RECOVERABLE):
+            with contextlib.suppress(*recoverable()):
                 await asyncio.wait_for(client.close(), timeout=2)
 
     def _say(self, line: str) -> None:
@@ -163,6 +174,8 @@ class Bus:
         Delivered at least once: an attempt whose acknowledgement was lost may be stored, too. `message_id` lets
         the server drop the second within its window; readers deduplicate by content beyond it.
         """
+        import nats.js.errors  # noqa: PLC0415
+
         attempt = 0
         while True:
             await self._ready.wait()
@@ -188,7 +201,7 @@ class Bus:
                 attempt = attempt + 1 if self.connected else 0  # away: `_ready` is what is waited for
                 await pause(attempt)
                 if isinstance(error, nats.js.errors.NoStreamResponseError):
-                    with contextlib.suppress(*RECOVERABLE):
+                    with contextlib.suppress(*recoverable()):
                         await self.ensure_streams()
 
 

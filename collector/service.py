@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import uvloop
@@ -32,12 +32,14 @@ from collector.interfaces import Interfaces
 from collector.kernel.interface import Datapath, DatapathSettings
 from collector.live import Live
 from collector.memory import Memory
-from collector.metrics import Metrics
 from collector.node import Node
 from collector.policyfile import PolicyFile, Wanted
 from collector.records import Records
 from collector.ring import Pump
 from collector.settings import CollectorSettings
+
+if TYPE_CHECKING:
+    from collector.metrics import Metrics
 
 log = logging.getLogger("ztlens.collector")
 
@@ -65,7 +67,7 @@ class Collector:
         )  # fmt: skip
         self.records = Records(self.bus, settings.node)
         self.memory = Memory(settings.run_dir)
-        self.metrics = Metrics(self) if settings.metrics else None
+        self.metrics = self._metrics() if settings.metrics else None
         self.notices: deque[str] = deque(maxlen=NOTICES)
         self.ending = False
         self._gone = False  # unpinned: what is not delivered now never will be
@@ -83,6 +85,11 @@ class Collector:
         self._finish: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._next_sweep = self._sums_at = 0.0
         self._faults: dict[str, str] = {}
+
+    def _metrics(self) -> "Metrics":
+        from collector.metrics import Metrics  # noqa: PLC0415 - its library takes time, and is seldom asked for
+
+        return Metrics(self)
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run `function` in the thread that owns the datapath."""
