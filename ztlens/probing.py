@@ -42,13 +42,16 @@ def opening_frame(src: bytes, dst: bytes, proto: int, port: int, sport: int = SP
     return _ETHERNET + b"\x86\xdd" + head + src + dst + body
 
 
-def kernel_answers(compiled: "Compiled", explained: "Iterable[Explanation]") -> list[dict[str, Any]]:
+def kernel_answers(
+    compiled: "Compiled", explained: "Iterable[Explanation]", loader: str = "auto"
+) -> list[dict[str, Any]]:
     """FIELDS and `report_only` as the kernel program says them of each tuple. Raises KernelError; takes seconds."""
     from collector.errors import KernelError
     from collector.kernel.private import SMALL_KNOBS, private_datapath
 
     out = []
-    with private_datapath(SMALL_KNOBS | _room_for(compiled), sample=1, budget=1_000_000_000) as datapath:
+    knobs = SMALL_KNOBS | _room_for(compiled)
+    with private_datapath(knobs, loader=loader, sample=1, budget=1_000_000_000) as datapath:
         datapath.apply(compiled, datapath.revision + 1)
         for one in explained:
             src, dst = (ipaddress.ip_address(text).packed for text in (one.src, one.dst))

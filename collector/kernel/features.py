@@ -15,7 +15,7 @@ from pathlib import Path
 
 from collector.errors import KernelError
 from collector.kernel import libbpf, probes
-from collector.kernel.loader import choose
+from collector.kernel.loader import AUTO, choose
 from collector.kernel.pins import bpffs_mounted, missing_capabilities
 
 SETUP = "run scripts/setup.sh"
@@ -33,13 +33,13 @@ class Feature:
     hint: str = ""
 
 
-def probe() -> list[Feature]:
-    """Every feature, in the order in which a start needs them. Never raises."""
+def probe(loader: str = AUTO) -> list[Feature]:
+    """Every feature, in the order in which a start with this loader needs them. Never raises."""
     return [
         *_guarded("root", _root), *_guarded("kernel", _kernel), *_guarded("bpffs", _bpffs), *_guarded("jit", _jit),
         *_guarded("libbpf", _libbpf), *(f for name in probes.PROBES for f in _guarded(name, partial(_probed, name))),
-        *_guarded("membarrier", _membarrier), *_guarded("loader", _loader), *_guarded("headers", _headers),
-        *_guarded("bcc", _bcc),
+        *_guarded("membarrier", _membarrier), *_guarded("loader", partial(_loader, loader)),
+        *_guarded("headers", partial(_headers, loader)), *_guarded("bcc", partial(_bcc, loader)),
     ]  # fmt: skip
 
 
@@ -103,19 +103,19 @@ def _membarrier() -> Feature:
     return Feature("membarrier", ok, "MEMBARRIER_CMD_GLOBAL" if ok else "not supported", hint)
 
 
-def _loader() -> Feature:
-    choice = choose()
+def _loader(wanted: str) -> Feature:
+    choice = choose(wanted)
     return Feature("loader", True, f"{choice.name}: {choice.why}")
 
 
-def _for_bcc(name: str, lacking: str, hint: str) -> Feature:
-    """Only compiling needs it: no fault where the object is there."""
-    if choose().name != "bcc":
+def _for_bcc(wanted: str, name: str, lacking: str, hint: str) -> Feature:
+    """Only compiling needs it: no fault where another loader is taken."""
+    if wanted == "core" or choose(wanted).name != "bcc":
         return Feature(name, True, f"{lacking}; needed by --loader bcc alone")
     return Feature(name, False, lacking, hint)
 
 
-def _headers() -> Feature:
+def _headers(wanted: str) -> Feature:
     modules = Path("/lib/modules") / os.uname().release
     for name in ("build", "source"):
         if (modules / name / "include/uapi/linux/bpf.h").exists() or (
@@ -124,10 +124,10 @@ def _headers() -> Feature:
             return Feature("headers", True, str((modules / name).resolve()))
     if Path("/sys/kernel/kheaders.tar.xz").exists():
         return Feature("headers", True, "/sys/kernel/kheaders.tar.xz")
-    return _for_bcc("headers", f"none at {modules}/build", SETUP + ", which links the distribution's")
+    return _for_bcc(wanted, "headers", f"none at {modules}/build", SETUP + ", which links the distribution's")
 
 
-def _bcc() -> Feature:
+def _bcc(wanted: str) -> Feature:
     """Imported by a child: it is large, and the one that compiles is a child too."""
     for python in dict.fromkeys((sys.executable, "/usr/bin/python3")):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
@@ -137,4 +137,4 @@ def _bcc() -> Feature:
             if done.returncode == 0:
                 version, _, library = done.stdout.strip().partition("\n")
                 return Feature("bcc", True, f"{version} ({library or 'libbcc'} brings clang), with {python}")
-    return _for_bcc("bcc", "the Python module bcc cannot be imported", SETUP + " (Debian's python3-bpfcc)")
+    return _for_bcc(wanted, "bcc", "the Python module bcc cannot be imported", SETUP + " (Debian's python3-bpfcc)")

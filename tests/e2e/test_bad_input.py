@@ -186,6 +186,8 @@ def test_missing_headers(one: Installation, wired: tuple[str, socket.socket], tm
     untouched(one, wired[0])
     doctor = one.run("doctor", prefix=NO_HEADERS)
     assert f"none at /lib/modules/{RELEASE}/build; needed by --loader bcc alone" in doctor.stdout
+    doctor = one.run("doctor", prefix=NO_HEADERS, status=3, ZTLENS_LOADER="bcc")
+    assert doctor.stderr.startswith("error: this machine lacks: headers\n")
 
 
 def test_no_bpffs_and_not_allowed_to_mount_it(lab: Lab, wired: tuple[str, socket.socket], tmp_path: Path) -> None:

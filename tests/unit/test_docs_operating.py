@@ -15,7 +15,9 @@ TROUBLE = TEXT.partition("## Troubleshooting")[2]
 ENOUGH = 8
 """Letters a message must have of its own, so that `{a}: {b}` does not explain everything."""
 NOT_OURS = re.compile(
-    r"Permission denied|No space left on device|JetStream failed to store a msg|Connection refused", re.I
+    r"Permission denied|No space left on device|No such file or directory|JetStream failed to store a msg|"
+    r"Connection refused",
+    re.I,
 )
 """The operating system's or nats-server's own words."""
 

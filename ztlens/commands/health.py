@@ -196,7 +196,7 @@ def _nats(state: dict[str, Any]) -> str:
 def doctor(settings: Settings, output: Output = "table") -> None:
     """What this machine lacks, and how to get it. Exit status 3 if something needed is missing."""
     check_output(output, BOTH)
-    features = [*_kernel(), *_machine(settings)]
+    features = [*_kernel(settings["loader"]), *_machine(settings)]
     lacking = [feature for feature in features if not feature["ok"]]
     if output == "json":
         show.document({"ok": not lacking, "features": features})
@@ -213,11 +213,11 @@ def doctor(settings: Settings, output: Output = "table") -> None:
         raise typer.Exit(MISSING)
 
 
-def _kernel() -> list[dict[str, Any]]:
+def _kernel(loader: str) -> list[dict[str, Any]]:
     try:
         from collector.kernel.features import probe
 
-        return [_feature(f.name, f.ok, f.detail, f.hint) for f in probe()]
+        return [_feature(f.name, f.ok, f.detail, f.hint) for f in probe(loader)]
     except Exception as error:
         told = explain(error)
         return [_feature("kernel", False, one_line(told.message), told.hint)]

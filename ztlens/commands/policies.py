@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ztlens import show
-from ztlens.command import installation
+from ztlens.command import LOADING, installation
 from ztlens.commands.history import check_output
 from ztlens.config import Settings
 from ztlens.errors import NO, BadInput, Missing, explain
@@ -33,7 +33,7 @@ def add(policy: typer.Typer) -> None:
     """Register the commands below `policy`."""
     installation(policy, "check")(check)
     installation(policy, "diff")(diff)
-    installation(policy, "explain")(explained)
+    installation(policy, "explain", LOADING)(explained)
 
 
 def read(file: Path) -> tuple[str, str]:
@@ -216,7 +216,7 @@ def explained(
     compiled = load(settings, file)
     with _about_the_question():
         found = explain_all(compiled, source, destination, port)
-    answers = _from_kernel(compiled, found, asked=kernel)
+    answers = _from_kernel(compiled, found, settings["loader"], asked=kernel)
     agreed = [None if k is None else _agrees(e, k) for e, k in zip(found, answers, strict=True)]
     if output == "json":
         show.document(_document(found, answers, agreed))
@@ -229,7 +229,7 @@ def explained(
 
 
 def _from_kernel(
-    compiled: "Compiled", found: "list[Explanation]", *, asked: bool | None
+    compiled: "Compiled", found: "list[Explanation]", loader: str, *, asked: bool | None
 ) -> "list[dict[str, Any] | None]":
     """What the kernel says of each; None: it was not asked. A kernel that cannot be asked is an error only if it was
     to be."""
@@ -239,7 +239,7 @@ def _from_kernel(
     from ztlens.probing import kernel_answers
 
     try:
-        return [*kernel_answers(compiled, found)]
+        return [*kernel_answers(compiled, found, loader)]
     except KernelError as error:
         if asked:
             raise

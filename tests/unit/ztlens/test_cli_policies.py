@@ -155,8 +155,9 @@ def test_explain_of_several_says_what_they_share(capsys: pytest.CaptureFixture[s
     assert (found["decision"], found["rule"], found["reason"], found["src"]) == (None, None, "rule", "10.0.1.10")
 
 
-def kernel(says: dict[str, Any]) -> Any:
-    def answers(compiled: object, found: list[Explanation]) -> list[dict[str, Any]]:
+def kernel(says: dict[str, Any], loader: str = "auto") -> Any:
+    def answers(compiled: object, found: list[Explanation], asked: str) -> list[dict[str, Any]]:
+        assert asked == loader
         return [{name: getattr(one, name) for name in (*probing.FIELDS, "report_only")} | says for one in found]
 
     return answers
@@ -172,12 +173,16 @@ def test_explain_compares_with_the_kernel(capsys: pytest.CaptureFixture[str], mo
     assert "  kernel: decision allow, reason rule, rule a, " in out
     assert err.startswith("error: ") and err.count("\n") == 2
     assert answer(capsys, *QUESTION, "--kernel", status=1)["agrees"] is False
+    monkeypatch.setattr(probing, "kernel_answers", kernel({}, "bcc"))
+    assert answer(capsys, *QUESTION, "--kernel", "--loader", "bcc")["agrees"] is True
+    monkeypatch.setenv("ZTLENS_LOADER", "bcc")
+    assert answer(capsys, *QUESTION, "--kernel")["agrees"] is True
 
 
 def test_a_kernel_that_cannot_be_asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an error if it was to be asked, else a word on stderr."""
 
-    def fails(compiled: object, found: object) -> None:
+    def fails(compiled: object, found: object, loader: str) -> None:
         raise KernelError("no headers", "install them")
 
     monkeypatch.setattr(probing, "kernel_answers", fails)

@@ -64,6 +64,15 @@ def test_doctor_finds_what_this_machine_has(capfd: pytest.CaptureFixture[str]) -
     assert len(names) == len(set(names))
 
 
+@pytest.mark.parametrize("loader", ["core", "bcc"])
+def test_doctor_asks_for_the_loader_that_is_set(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], loader: str
+) -> None:
+    monkeypatch.setenv("ZTLENS_LOADER", loader)
+    details = {feature["name"]: feature["detail"] for feature in answer(capfd, "doctor")["features"]}
+    assert details["loader"] == f"{loader}: asked for"
+
+
 def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("ZTLENS_NATS_SERVER", "/bin/true")
     assert main(["doctor"]) == 3
