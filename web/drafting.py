@@ -5,6 +5,7 @@ Nothing of it leaves the page's process but as questions to the sink, which chan
 
 import asyncio
 import json
+import logging
 import shlex
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -19,8 +20,10 @@ from web.elements import Copy, Table, box, button, cell, heading, link, panel, r
 from web.errors import WebError
 from web.meaning import meaning
 from web.page import Page
+from web.running import running
 from web.show import amount, service, short, stamp
 
+log = logging.getLogger("ztlens.web")
 LONG = 320.0
 """Seconds an audit or a suggestion may take: the sink gives up before."""
 CAUSES = {
@@ -117,6 +120,9 @@ class Drafting:
         except WebError as error:
             self._state.set_text("")
             self._page.complain(error)
+        except Exception as error:
+            log.exception("a draft")
+            self._page.complain(WebError(f"This failed: {type(error).__name__}", "The log of `ztlens web` says where."))
         finally:
             self._stop.set_visibility(False)
 
@@ -126,10 +132,7 @@ class Drafting:
             self._state.set_text("Stopped.")
 
     async def _running(self) -> None:
-        page = self._page
-        found = (await page.ask("policy", page.span.query))["nodes"]
-        wanted = page.get("node")
-        one = next((one for one in found if one["running"]["node"] == wanted), found[0] if found else None)
+        _, one = await running(self._page)
         if one is None or not one["running"]["text"]:
             raise WebError("No policy runs whose text is recorded", "Suggest one from what was recorded.")
         self._put(one["running"]["text"])
@@ -166,13 +169,18 @@ class Drafting:
             found = await self._page.source.post("policy/check", {"text": draft.text})
             self._show_check(found)
             if found["ok"]:
-                side = {"node": self._page.get("node")}
-                changed = await self._page.source.post("policy/diff", {"before": side, "after": {"text": draft.text}})
-                self._meaning.clear()
-                with self._meaning, panel("What it changes", note="against what runs, by meaning"):
-                    meaning(changed, "The draft means the same as what runs.")
+                await self._compare(draft.text)
         except WebError as error:
             self._state.set_text(f"{error}. {error.hint}")
+
+    async def _compare(self, content: str) -> None:
+        """With what runs, by meaning; with no policy, where none does."""
+        _, one = await running(self._page)
+        before = {"node": one["running"]["node"]} if one else {"text": ""}
+        changed = await self._page.source.post("policy/diff", {"before": before, "after": {"text": content}})
+        self._meaning.clear()
+        with self._meaning, panel("What it changes", note="against what runs, by meaning"):
+            meaning(changed, "The draft means the same as what runs.")
 
     def _show_check(self, found: dict[str, Any]) -> None:
         self._sound = found["ok"]

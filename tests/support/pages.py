@@ -229,7 +229,8 @@ async def option(page: Page, label: str, path: str) -> Any:
     return await page.evaluate(
         """async ([label, path]) => {
             const { echarts } = await import("nicegui-echart");
-            const chart = echarts.getInstanceByDom(document.querySelector(`.chart[aria-label^="${label}"]`));
+            const element = document.querySelector(`.chart[aria-label^="${label}"]`);
+            const chart = element && echarts.getInstanceByDom(element);
             return path.split(".").reduce((value, key) => value?.[key], chart?.getOption()) ?? null;
         }""",
         [label, path],

@@ -73,6 +73,7 @@ export default {
         CM.EditorView.contentAttributes.of({ "aria-label": this.label }),
         marks,
         tips,
+        CM.EditorView.domEventHandlers({ blur: () => void (this.timer && this.tell("text")) }), // before what was clicked
         CM.EditorView.updateListener.of((update) => update.docChanged && !this.putting && this.later()),
       ],
     });
@@ -96,6 +97,7 @@ export default {
     },
     tell(event) {
       clearTimeout(this.timer);
+      this.timer = 0;
       const text = this.view.state.doc.toString();
       let at = 0;
       do {
@@ -107,6 +109,8 @@ export default {
     },
     put(text) {
       if (!this.view) return;
+      clearTimeout(this.timer);
+      this.timer = 0;
       this.putting = true;
       this.view.dispatch({ changes: { from: 0, to: this.view.state.doc.length, insert: text } });
       this.putting = false;

@@ -8,6 +8,7 @@ from web.elements import Copy, Table, box, button, cell, choice, heading, panel,
 from web.errors import WebError
 from web.meaning import meaning
 from web.page import Page, view
+from web.running import running
 from web.show import amount, stamp
 
 REVISIONS = 50
@@ -28,8 +29,9 @@ class _Running:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._rules: dict[str, dict[str, Any]] = {}
         self._nodes: list[str] = []
+        self._told: tuple[dict[str, Any], dict[str, Any] | None] | None = None
+        self._unfolded: object = None
         with panel("Running policy", note="hits in the time above") as whole:
             self._facts = box("div", "facts")
             self._pending = box("div", "notices")
@@ -47,13 +49,10 @@ class _Running:
 
     async def _load(self) -> None:
         page = self._page
-        found = (await page.ask("policy", page.span.query))["nodes"]
-        nodes = [one["running"]["node"] for one in found]
+        nodes, one = await running(page)
         if nodes != self._nodes:
             self._nodes = nodes
             self._offer()
-        wanted = page.get("node")
-        one = next((one for one in found if one["running"]["node"] == wanted), found[0] if found else None)
         if one is not None:
             self._show(one)
 
@@ -67,13 +66,28 @@ class _Running:
                 )
 
     def _show(self, found: dict[str, Any]) -> None:
-        running, pending = found["running"], found["pending"]
+        if self._told != (found["running"], found["pending"]):
+            self._told = (found["running"], found["pending"])
+            self._show_facts(*self._told)
+        ruled = [*found["rules"], *found["other"]]
+        most = max((one["flows"] for one in ruled), default=1) or 1
+        chosen = self._page.get("chosen")
+        self._table.show([_rule(self._page, one, most) for one in ruled], chosen=chosen)
+        one = next((one for one in ruled if one["name"] == chosen), None)
+        shown = one and (one["name"], one["text"], one["shadowed"])
+        if shown != self._unfolded:
+            self._unfolded = shown
+            self._detail.clear()
+            if one is not None:
+                self._show_text(one)
+
+    def _show_facts(self, now: dict[str, Any], pending: dict[str, Any] | None) -> None:
         self._facts.clear()
         with self._facts:
             for label, value in (
-                ("Node", running["node"]), ("Revision", str(running["revision"])), ("Mode", running["mode"]),
-                ("Default", running["default"] or "no policy"), ("In force since (UTC)", stamp(running["time"])),
-                ("By", running["who"]), ("Policy", running["hash"][:HASH] or "–"),
+                ("Node", now["node"]), ("Revision", str(now["revision"])), ("Mode", now["mode"]),
+                ("Default", now["default"] or "no policy"), ("In force since (UTC)", stamp(now["time"])),
+                ("By", now["who"]), ("Policy", now["hash"][:HASH] or "–"),
             ):  # fmt: skip
                 with box("div", "fact"):
                     text(label, "span", "figure-label")
@@ -87,14 +101,6 @@ class _Running:
                     f" unless it is confirmed: ztlens {kind} confirm"
                 )
                 Copy("Copy the command", f"ztlens {kind} confirm")
-        ruled = [*found["rules"], *found["other"]]
-        self._rules = {one["name"]: one for one in ruled}
-        most = max((one["flows"] for one in ruled), default=1) or 1
-        chosen = self._page.get("chosen")
-        self._table.show([_rule(self._page, one, most) for one in ruled], chosen=chosen)
-        self._detail.clear()
-        if chosen in self._rules:
-            self._show_text(self._rules[chosen])
 
     def _chosen(self, name: str) -> None:
         self._page.set(chosen=None if self._page.get("chosen") == name else name)

@@ -18,7 +18,7 @@ from web.span import text as rfc3339
 
 EXAMPLE = "SELECT src_identity, dst_identity, decision, count(*) AS flows\nFROM flows GROUP BY ALL ORDER BY flows DESC"
 FORMS = {"table": "Table", "bar": "Bars", "line": "Lines"}
-LONGEST = 8000
+LONGEST = 4000
 """Characters of a question: more do not fit into an address."""
 WORDS = "words"
 """Along all columns that are no numbers."""

@@ -1,0 +1,181 @@
+"""The view Policy in a real Chromium over a real sink: hits, revisions, drafts, their checks and audits."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from schemas.times import amount
+from tests.support.asking import DRAFT, HOSTILE, NEW, OLD, command, copied, nothing_bit, recorded, saved, shell, write
+from tests.support.nats import NatsServer
+from tests.support.pages import Browser, Stage, option, picture, rows, shows, violations
+from tests.support.until import until
+
+
+@pytest.fixture
+async def stage(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Stage]:
+    async with Stage(tmp_path, nats_server.url) as made:
+        await recorded(made)
+        yield made
+
+
+async def test_what_runs_and_what_was_before(stage: Stage) -> None:
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/policy")
+        found = await shows(page, "Rules of the running policy", lambda found: len(found) == 4)
+        assert [row[:5] for row in found] == [
+            ["web-to-db", "allow", "", "5", "20"], [HOSTILE, "allow", "never hit", "0", "0"],
+            ["zz-again", "allow", "shadowed", "0", "0"], ["default", "–", "", "3", "12"],
+        ]  # fmt: skip
+        facts = await page.get_by_role("region", name="Running policy").locator(".facts").inner_text()
+        assert facts.split("\n")[1::2][:4] == ["n1", "2", "monitor", "deny"]
+        await page.locator("tr[data-key='zz-again'] td").nth(2).click()
+        shown = page.get_by_role("region", name="Rule zz-again")
+        await shown.get_by_text("'web-to-db' (line 7) covers all of it").wait_for()
+        revisions = await shows(page, "Revisions", lambda found: len(found) == 2)
+        assert [(row[1], row[2], row[3]) for row in revisions] == [("n1", "2", HOSTILE), ("n1", "1", HOSTILE)]
+        await page.locator("tr[data-key='n1.r1.2'] td").nth(4).click()
+        changed = await shows(page, "What changes by meaning", len)
+        assert changed == [["gained", "frontend", "database", "53/udp", "deny: default", f"allow: {HOSTILE}"]]
+        await page.get_by_text("The text", exact=True).click()
+        text = page.get_by_role("region", name="Revision 2 of n1").locator("pre")
+        assert await text.inner_text() == NEW.rstrip("\n") or await text.inner_text() == NEW
+        await page.locator("tr[data-key='n1.r1.1'] td").nth(4).click()
+        await page.get_by_text("The first one that is recorded of this node.").wait_for()
+        await nothing_bit(page)
+
+
+async def test_a_draft_is_checked_where_it_is_wrong(stage: Stage) -> None:
+    """Each text as `ztlens policy check` places it."""
+    wrong = OLD.replace("from: frontend", "from: frontent") + "# " + "ü😀" * 10
+    other = f"version: 1\nrules:\n  - {{name: a, {HOSTILE}: any}}\n"
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/policy")
+        for text in (wrong, other, "{", "version: 1\nrules: []\n" + "\t"):
+            await write(page, "Draft of a policy", text)
+            error = json.loads(command(stage, "policy", "check", "-", "-o", "json", given=text))["errors"][0]
+            said = page.locator(".diagnostic.error").get_by_text(error["message"], exact=True)
+            await said.wait_for()
+            place = f"line {error['line']}, column {error['column']}"
+            await page.locator(".diagnostic.error").get_by_role("button", name=place, exact=True).click()
+            await page.locator(".editor .mark-line.error").wait_for(state="attached")
+            number = await page.locator(".cm-activeLineGutter").first.inner_text()
+            assert number == str(min(error["line"], text.count("\n") + 1))
+            assert not await page.get_by_role("button", name="Copy the command").is_visible()
+            await nothing_bit(page)
+        await write(page, "Draft of a policy", NEW)
+        await page.get_by_text("It can be applied: 1 warning, default deny, 3 rules, 2 identities.").wait_for()
+        assert await page.locator(".editor .mark-line.warning").count() == 1
+        await page.get_by_text("The draft means the same as what runs.").wait_for()
+
+
+async def test_a_draft_is_audited(stage: Stage, tmp_path: Path) -> None:
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/policy?since=1h")
+        await write(page, "Draft of a policy", DRAFT)
+        await page.get_by_text("It can be applied").wait_for()
+        await page.keyboard.press("Control+Enter")
+        await page.get_by_text("Audited.").wait_for()
+        told = json.loads(command(stage, "audit", "-", "--since", "1h", "-o", "json", given=DRAFT))
+        assert [len(told[name]) for name in ("newly_denied", "newly_allowed", "uncertain")] == [1, 1, 0]
+        for label, name in (("Newly denied", "newly_denied"), ("Newly allowed", "newly_allowed")):
+            shown = [
+                [one["src_identity"], one["dst_identity"], f"{one['dport']}/{one['proto']}", one["rule_before"],
+                 one["rule_after"], str(one["flows"]), str(one["packets"]), amount(one["bytes"]),
+                 one["last_seen"][:23].replace("T", " "), ""]
+                for one in told[name]
+            ]  # fmt: skip
+            assert await rows(page, label) == shown
+        figures = await page.evaluate("[...document.querySelectorAll('.figure')].map(f => f.innerText.split('\\n'))")
+        assert [(figure[0], figure[1]) for figure in figures] == [
+            ("Flows judged", str(told["flows"])), ("Decided the same", str(told["unchanged"]["flows"])),
+            ("Newly denied", "5"), ("Newly allowed", "3"), ("Cannot be told", "0"),
+        ]  # fmt: skip
+        changed = await shows(page, "What changes by meaning", lambda found: len(found) == 2)
+        assert sorted(row[0] for row in changed) == ["gained", "lost"]
+        await nothing_bit(page)
+        await picture(page, "policy-draft")
+
+        applied = await copied(page, "Copy the command")
+        assert applied.startswith("ztlens policy apply - --confirm-within 60s <<'POLICY'\n")
+        audited = await copied(page, "Copy as command")
+        for line in (applied, audited):  # a shell hands on the draft, to the last character
+            assert shell(line, "cat") == DRAFT
+        assert await saved(page, "Save draft.yaml", tmp_path) == DRAFT
+        document = json.loads(await saved(page, "Save as JSON", tmp_path))
+        lists = ("newly_denied", "newly_allowed", "uncertain")
+        assert {name: document[name] for name in lists} == {name: told[name] for name in lists}
+
+
+async def test_an_audit_is_drawn(stage: Stage) -> None:
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/policy?since=1h")
+        await write(page, "Draft of a policy", DRAFT)
+        await page.get_by_role("button", name="Audit against the time above").click()
+        await page.get_by_role("link", name="Draw it on the map").click()
+        await page.wait_for_url("**/map?**draft=**")
+        await page.get_by_text("− newly denied: frontend → database 5").wait_for()
+        lines = await until(lambda: option(page, "Map of 2 nodes", "series.0.links"), "the map's lines")
+        assert [line["lineStyle"]["type"] for line in lines] == ["solid", "dashed", [12, 5], "solid"]
+        await picture(page, "map-draft")
+        await page.get_by_role("link", name="Matrix").click()
+        cells = await shows(page, "Cells of the matrix", len)
+        assert cells[0][3].endswith("newly denied: 5 flows, newly allowed: 3 flows")
+        await page.get_by_label("Columns").select_option("true")
+        data = await until(lambda: option(page, "Matrix of 1 sources and 2", "series.0.data"), "the heat map")
+        assert [one["label"]["formatter"] for one in data] == ["−5", "+3"]
+        await picture(page, "matrix-draft")
+        await page.get_by_role("link", name="The draft").click()
+        await page.get_by_text("Newly allowed: 1").wait_for()
+        await page.get_by_text("It can be applied").wait_for()
+        await write(page, "Draft of a policy", DRAFT + "# later\n")
+        await page.get_by_text("The draft was changed since").wait_for()
+        await page.get_by_role("button", name="Discard").click()
+        await page.wait_for_url(lambda url: "draft=" not in url)
+
+
+def rules_of(text: str) -> list[str]:
+    """Without the comments, which tell of times."""
+    return [line for line in text.split("rules:")[1].splitlines() if not line.strip().startswith("#")]
+
+
+async def test_a_draft_begins_with_what_runs_or_was_recorded(stage: Stage, tmp_path: Path) -> None:
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/policy?since=1h")
+        await page.get_by_role("button", name="Start from what runs").click()
+        await page.get_by_text("The draft means the same as what runs.").wait_for()
+        await page.get_by_role("button", name="Suggest from what was recorded").click()
+        suggested = json.loads(command(stage, "policy", "suggest", "--since", "1h", "-o", "json"))
+        await page.get_by_text("The draft means the same as what runs.").wait_for(state="hidden")
+        await page.get_by_text("It can be applied").wait_for()
+        text = await saved(page, "Save draft.yaml", tmp_path)
+        assert rules_of(text) == rules_of(suggested["policy"])
+        page = await browser.open("/policy?draft=gone")
+        await page.get_by_text("This draft is no longer kept").wait_for()
+
+
+async def test_a_large_draft(stage: Stage, tmp_path: Path) -> None:
+    """More than a message of the page may hold."""
+    large = OLD + "".join(f"# {i:07d} {'ü😀' * 50}\n" for i in range(4000))
+    async with Browser(stage.page) as browser:
+        page = await browser.open("/policy")
+        await write(page, "Draft of a policy", large)
+        await page.get_by_text("It can be applied: no warnings, default deny, 1 rules").wait_for()
+        assert await saved(page, "Save draft.yaml", tmp_path) == large
+
+
+async def test_everybody_can_read_it(stage: Stage) -> None:
+    """No serious violation by axe, and nothing wider than the screen, at both widths and in both themes."""
+    for width, dark in ((1280, False), (1280, True), (390, False), (390, True)):
+        async with Browser(stage.page, dark=dark, width=width) as browser:
+            page = await browser.open("/policy?since=1h&revision=n1.r1.2&chosen=zz-again")
+            extra = "  - {name: zz, from: any, to: any, ports: [any], action: allow}\n"
+            await write(page, "Draft of a policy", DRAFT + extra)
+            await page.get_by_text("It can be applied").wait_for()
+            await page.keyboard.press("Control+Enter")
+            await page.get_by_text("Audited.", exact=True).wait_for()
+            await shows(page, "Revisions", len)
+            assert await violations(page) == [], (width, dark)
+            assert await page.evaluate("document.documentElement.scrollWidth") == width
+            await picture(page, f"policy-{width}{'-dark' if dark else ''}")
