@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from sink.client import Batches
 from sink.errors import SinkError
-from sink.history.export import HOUR, export
+from sink.history.export import export
+from sink.history.pairs import HOUR
 from sink.history.query import Answer
 from sink.store.store import Store
 

@@ -30,10 +30,10 @@ from sink.history import manifest as manifests
 from sink.history import moments
 from sink.history.ledger import needed, rfc3339
 from sink.history.manifest import BY_HOUR, File, Manifest
+from sink.history.pairs import FOR_EVER, HOUR
 from sink.history.parts import PIECE, SECOND, Parts, Source, pieces
 from sink.store.database import now_ns
 
-HOUR = 3_600_000_000_000
 ROLLED_UP = ("pairs_1m", "pairs_1h", "open_flows")
 """Written together with what `rolled` and `folded` say of them, or sums would count events twice or not at all."""
 STEADY_TRIES = 30
@@ -311,8 +311,9 @@ def _between(first: int, past: int) -> str:
 
 
 def _whole_hours(since: int | None, until: int | None) -> tuple[int | None, int | None]:
-    """The hours that the span touches."""
-    return None if since is None else since // HOUR * HOUR, None if until is None else -(-until // HOUR) * HOUR
+    """The hours that the span touches; the last one there is, is not whole."""
+    first = None if since is None else since // HOUR * HOUR
+    return first, None if until is None else min(FOR_EVER, -(-until // HOUR) * HOUR)
 
 
 def _widest(choose: Callable[[int, int], int], a: int | None, b: int | None) -> int | None:

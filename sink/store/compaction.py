@@ -18,10 +18,10 @@ import duckdb
 
 from sink.disk import sync
 from sink.errors import SinkError
+from sink.history.pairs import HOUR
 from sink.history.parts import SECOND, pieces
 from sink.store.database import lock, open_reader, open_writer, opening_error, thread_count
 
-HOUR = 3_600_000_000_000
 PIECE = 1 << 20
 """Rows sorted at a time: whole seconds of an hour."""
 ORDER = {

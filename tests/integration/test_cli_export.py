@@ -18,7 +18,8 @@ import pytest
 from schemas import messages, streams, subjects
 from schemas.verdict import STRIDE
 from sink.client import History
-from sink.history.export import HOUR, export
+from sink.history.export import export
+from sink.history.pairs import HOUR
 from sink.store import Commit, prepare
 from tests.support import batches
 from tests.support.nats import NatsServer
@@ -169,7 +170,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from sink.client import History
-from sink.history.export import HOUR, export
+from sink.history.export import export
+from sink.history.pairs import HOUR
 with History.on_file(Path(sys.argv[1])) as history:
     export(history, Path(sys.argv[2]), said=lambda line: print(line, flush=True), piece=50)
 """

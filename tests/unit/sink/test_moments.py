@@ -56,3 +56,9 @@ def test_the_ends_of_history(history: History, tmp_path: Path, since: int, flows
     assert sum(len(window) for window in Reader(lambda: nullcontext(history)).windows(since)) == 3 * flows
     manifest = export(history, tmp_path / "out", since).manifest
     assert sum(file.rows for file in manifest.of_table("verdicts")) == 3 * flows
+
+
+def test_an_export_until_the_end_of_history(history: History, tmp_path: Path) -> None:
+    manifest = export(history, tmp_path / "out", until=FOR_EVER).manifest
+    assert (manifest.until, manifest.pairs_until) == (FOR_EVER, FOR_EVER)
+    assert sum(file.rows for file in manifest.of_table("verdicts")) == N
