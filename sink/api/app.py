@@ -24,6 +24,7 @@ from sink.api.endpoints import ENDPOINTS, PREFIX, Endpoint, Question
 from sink.api.live import Live
 from sink.api.readers import Readers, again
 from sink.api.refusing import REFUSED, broken, http_error, refusal
+from sink.api.shared import Shared
 from sink.api.streams import TYPES, Streamed, encoded
 from sink.errors import AbsentError, BusyError, QueryError, SinkError
 from sink.history import asked as times
@@ -53,6 +54,7 @@ class Api:
         self._settings = settings
         self._told = status
         self._readers = Readers(store, settings)
+        self._shared = Shared(store, self._readers)
         self._never: OrderedDict[str, dict[str, str]] = OrderedDict()
         self.live = Live(store)
         self._counters = {"questions": 0, "answered": 0, "refused": 0, "broken": 0}
@@ -99,7 +101,8 @@ class Api:
             given = [request.path_params["id"]]
         elif "revision" in request.path_params:
             given = [_number(request.path_params["revision"]), asked]
-        return _json(await self._readers.read(request, lambda reading: work(reading, *given)))
+        made: bytes = await self._shared.read(request, lambda reading: _encoder.encode(work(reading, *given)), asked)
+        return Response(made, media_type="application/json")
 
     # -- verdicts --------------------------------------------------------------------------------------------------
 
@@ -108,23 +111,23 @@ class Api:
             if asked.since or asked.until or asked.cursor:
                 raise QueryError("what is live has no time range and no pages", "leave since, until and cursor out")
             return await self._followed(request, asked)
-        return _json(await self._readers.read(request, lambda reading: records.verdicts(reading, asked)))
+        return _json(await self._shared.read(request, lambda reading: records.verdicts(reading, asked), asked))
 
     async def _live(self, request: Request, endpoint: Endpoint, asked: http.LiveAsked) -> Response:
         return await self._followed(request, asked)
 
     async def _followed(self, request: Request, asked: http.Filters) -> Response:
         words = times.words(asked)
-        await self._readers.read(
-            request, lambda reading: reading.table(f"SELECT 1 FROM verdicts WHERE {words} LIMIT 0")
-        )
+        if asked.where:
+            tried = f"SELECT 1 FROM verdicts WHERE {words} LIMIT 0"
+            await self._readers.read(request.is_disconnected, lambda reading: reading.table(tried), asked)
         viewer = self.live.join(words)
         return Streamed(viewer.events(), "text/event-stream", functools.partial(self.live.leave, viewer))
 
     # -- policy ----------------------------------------------------------------------------------------------------
 
     async def _policy(self, request: Request, endpoint: Endpoint, asked: http.PolicyAsked) -> Response:
-        nodes = await self._readers.read(request, lambda reading: policies.policies(reading, asked))
+        nodes = await self._shared.read(request, lambda reading: policies.policies(reading, asked), asked)
         for node in nodes:
             never = await self._never_of(node["running"]["hash"], node["running"]["text"] or "")
             for rule in node["rules"]:
@@ -157,7 +160,7 @@ class Api:
             await asking.raw(request, asking.POLICY_MAX), http.DiffAsked, "not a question of a difference",
             'send {"before": {"node": …}, "after": {"text": …}}',
         )  # fmt: skip
-        texts = await self._readers.read(request, lambda reading: policies.texts(reading, question))
+        texts = await self._readers.read(request.is_disconnected, lambda reading: policies.texts(reading, question))
         return _json(await self._policed(policies.difference, *texts, rules=question.rules))
 
     async def _audit(self, request: Request, endpoint: Endpoint, asked: None) -> Response:
@@ -190,7 +193,7 @@ class Api:
                 raise QueryError(str(error), error.hint) from error
 
         body = await asking.raw(request, asking.POLICY_MAX)
-        return JSONResponse(await self._readers.attended(request, work, left.set))
+        return JSONResponse(await self._readers.attended(request.is_disconnected, work, left.set))
 
     # -- SQL -------------------------------------------------------------------------------------------------------
 
@@ -235,10 +238,10 @@ class Api:
 
     async def _ledger(self, request: Request, endpoint: Endpoint, asked: http.LedgerAsked) -> Response:
         since = times.moment(asked.since)
-        return JSONResponse(await self._readers.read(request, lambda reading: ledger(reading.cursor, since)))
+        return JSONResponse(await self._shared.read(request, lambda reading: ledger(reading.cursor, since), asked))
 
     async def _overview(self, request: Request, endpoint: Endpoint, asked: http.OverviewAsked) -> Response:
-        document = await self._readers.read(request, lambda reading: overview.overview(reading, asked))
+        document = await self._shared.read(request, lambda reading: overview.overview(reading, asked), asked)
         told = await self._told()
         lags = [stream.get("lag") for stream in told.get("streams", {}).values()]
         lag = None if None in lags else sum(lags)

@@ -193,7 +193,7 @@ class Live:
         rows = pa.concat_tables(waiting)
         for each in words:
             try:
-                with Reading(self._store.cursor(), PATIENCE) as reading:
+                with Reading(self._store.cursor(), PATIENCE, theirs=True) as reading:
                     out[each] = _matching(reading, rows, each)
             except SinkError as error:
                 out[each] = error

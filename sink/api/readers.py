@@ -3,11 +3,9 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
-
-from starlette.requests import Request
 
 from sink.errors import BusyError, ReopenedError
 from sink.history.reading import Reading
@@ -19,9 +17,11 @@ WAITING = 2.0
 """Times its own time a question waits for a reader: the one before it may take all of its own, and some to stop."""
 REOPENING = 5.0
 """Seconds a question waits for a store that is being opened anew (after a full disk)."""
-_LOOKS = 0.5
+LOOKS = 0.5
 """Seconds between looks at who asked."""
 T = TypeVar("T")
+Left = Callable[[], Awaitable[bool]]
+"""Has who asked left?"""
 
 
 class Readers:
@@ -57,14 +57,14 @@ class Readers:
         """In a thread, some time."""
         self._threads.submit(work)
 
-    async def attended(self, request: Request, work: Callable[[], T], stop: Callable[[], None]) -> T:
+    async def attended(self, asker_left: Left, work: Callable[[], T], stop: Callable[[], None]) -> T:
         """What `work` gives, in a thread, with a reader; `stop` is called when who asked has left."""
         await self.take()
         try:
             doing = asyncio.ensure_future(self.run(work))
             try:
-                while not (await asyncio.wait([doing], timeout=_LOOKS))[0]:
-                    if await request.is_disconnected():
+                while not (await asyncio.wait([doing], timeout=LOOKS))[0]:
+                    if await asker_left():
                         stop()
                 return await doing
             finally:
@@ -72,8 +72,9 @@ class Readers:
         finally:
             self.give()
 
-    async def read(self, request: Request, work: Callable[[Reading], T]) -> T:
-        """What `work` reads. Raises what it raises; BusyError."""
+    async def read(self, asker_left: Left, work: Callable[[Reading], T], asked: Any = None) -> T:
+        """What `work` reads for a question. Raises what it raises; BusyError."""
+        theirs = bool(getattr(asked, "where", ()))
         left = threading.Event()
         now: list[Reading] = []
 
@@ -84,13 +85,13 @@ class Readers:
 
         def reads() -> T:
             def once() -> T:
-                with Reading(self._store.cursor(), self._settings.query_timeout) as reading:
+                with Reading(self._store.cursor(), self._settings.query_timeout, theirs=theirs) as reading:
                     now[:] = [reading]
                     return work(reading)
 
             return again(once, left)
 
-        return await self.attended(request, reads, stop)
+        return await self.attended(asker_left, reads, stop)
 
     def close(self) -> None:
         """Let the threads go."""

@@ -17,10 +17,14 @@ ROWS = 200_000
 
 
 class Reading:
-    """Use it as a context; errors of DuckDB leave it as SinkErrors. It owns `cursor`, and closes it at its end."""
+    """Use it as a context; errors of DuckDB leave it as SinkErrors. It owns `cursor`, and closes it at its end.
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection, timeout: float = 30.0) -> None:
+    `theirs`: who asks has written some of the SQL, so that what is wrong with it is bad input; else our own fault.
+    """
+
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, timeout: float = 30.0, *, theirs: bool = False) -> None:
         self.cursor = cursor
+        self._theirs = theirs
         self._timeout = timeout
         self._late = False
         self._timer = threading.Timer(timeout, self._give_up)
@@ -85,7 +89,10 @@ class Reading:
         """Interrupted by anything but the timer, or cut off: the store was opened anew, or who asked has left."""
         if isinstance(error, (duckdb.InterruptException, duckdb.ConnectionException)) and not self._late:
             return ReopenedError()
-        return query.explained(error, self._timeout)
+        found = query.explained(error, self._timeout)
+        if isinstance(found, QueryError) and not self._theirs:
+            return SinkError(f"what the sink asks of itself failed: {found}", "report it")
+        return found
 
     def _end(self) -> None:
         self._timer.cancel()

@@ -96,6 +96,8 @@ class Store:
         self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
         self.counters = Counters()
         self.listener: Callable[[pa.Table], None] | None = None
+        self.changes = 0
+        """Transactions of this store, of whatever kind: as long as it stays, questions have the same answers."""
         """Hears, in the writer's thread, the verdicts of each commit: rows of store.verdicts."""
         self.state: State = load(connection)
 
@@ -171,6 +173,7 @@ class Store:
             self._connection.execute("BEGIN")
             yield self._connection
             self._connection.execute("COMMIT")
+            self.changes += 1
         except BaseException as error:
             self.recover(error)
             if not isinstance(error, duckdb.Error):

@@ -14,26 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-import nats
 import uvloop
 
-from schemas import envelope, streams, subjects
 from schemas.present import address_text
-from schemas.verdict import STRIDE
 from sink.client import History
 from sink.errors import SinkError
 from sink.history.audit import Document, Question, Text
 from sink.history.suggest import Question as Suggest
 from tests.bench.figures import Figure, Options
-from tests.bench.installation import wait_until
 from tests.bench.processes import memory
 from tests.bench.stored import BLOCK_SECONDS, Kept, traffic
-from tests.support import batches, history
+from tests.bench.written import Written
+from tests.support import history
 from tests.support.naive_policy import NaivePolicy, Tuple
 from tests.support.nats import NatsServer
 from tests.support.sinks import SinkProcess, settings
 
-MESSAGE = 4_000
 HOUR = 3600 * 10**9
 NOBODY = "nats://127.0.0.1:9"
 """A sink that only answers."""
@@ -68,15 +64,15 @@ class Bench:
     def __init__(self, options: Options) -> None:
         self._small, self._large = (1, 2) if options.quick else (10, 100)
         self._keep = options.keep
-        self._stream = (1 if options.quick else 4) * history.BLOCK
+        self._stream = 1 if options.quick else 4
         self.notes: list[str] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ztlens-bench-")))
         self._kept = {"large": self._history(self._large), "small": self._history(self._small)}
-        self._server = self._stack.enter_context(NatsServer(self._scratch / "nats"))
-        uvloop.run(self._fill())
+        self._written = Written(self._stack.enter_context(NatsServer(self._scratch / "nats")), self._scratch)
+        uvloop.run(self._written.fill(self._stream))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,23 +87,6 @@ class Bench:
         )
         return kept
 
-    async def _fill(self) -> None:
-        """A stream of the same traffic, for the writer."""
-        client = await nats.connect(self._server.url)
-        jetstream = client.jetstream()
-        await streams.ensure(client, subjects.VERDICTS_STREAM)
-        await streams.ensure(client, subjects.RECORDS_STREAM)
-        self._sent = 0
-        for rows in history.RealTraffic(BLOCK_SECONDS).blocks(self._stream // history.BLOCK):
-            for i in range(0, len(rows), MESSAGE):
-                part = rows[i : i + MESSAGE]
-                payload = envelope.encode(
-                    part, node="n1", ring="r1", start=self._sent * STRIDE, clock=batches.CLOCK, rev=1
-                )
-                await jetstream.publish(subjects.verdicts("n1"), payload, timeout=30)
-                self._sent += len(part)
-        await client.close()
-
     # ── a run ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def measure(self) -> dict[str, float]:
@@ -121,7 +100,9 @@ class Bench:
         return {
             "audit, small": small, "audit, large": large, "audit peak": peak, "audit, in a loop": self._loop(),
             "suggest": suggest, **asked,
-            "writer": self._write(0), "beside one": self._write(1), "beside four": self._write(4),
+            "writer": self._written.rate(partial(_readers, 0)),
+            "beside one": self._written.rate(partial(_readers, 1)),
+            "beside four": self._written.rate(partial(_readers, 4)),
         }  # fmt: skip
 
     def _audit(self, name: str, sink: SinkProcess) -> None:
@@ -166,21 +147,6 @@ class Bench:
             "observe": lambda found: found.recent(since=midst, until=midst + 600 * 10**9, limit=50),
         }
 
-    def _write(self, readers: int) -> float:
-        """Rows a second of a new sink that reads the stream, while readers ask without rest."""
-        with tempfile.TemporaryDirectory(dir=self._scratch) as directory:
-            with SinkProcess(settings(Path(directory), self._server.url)) as sink:
-                begun, stop = time.monotonic(), threading.Event()
-                threads = [threading.Thread(target=_ask_on, args=(sink, stop)) for _ in range(readers)]
-                for thread in threads:
-                    thread.start()
-                wait_until(lambda: sink.ask(_stored) >= self._sent, "all rows stored", 600, 0.1)
-                seconds = time.monotonic() - begun
-                stop.set()
-                for thread in threads:
-                    thread.join()
-            return self._sent / seconds
-
     def _loop(self) -> float:
         """Rules one by one, for some verdicts; as long as it would take for all of the small history."""
         naive, rows = NaivePolicy(history.policy()), next(history.RealTraffic(60.0).blocks(1, 3_000))
@@ -193,8 +159,16 @@ class Bench:
         return seconds / len(some) * self._small * history.BLOCK
 
 
-def _stored(found: History) -> int:
-    return int(found.status()["counters"]["verdicts"]["stored"])
+@contextmanager
+def _readers(count: int, sink: SinkProcess) -> Iterator[None]:
+    stop = threading.Event()
+    threads = [threading.Thread(target=_ask_on, args=(sink, stop)) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    yield
+    stop.set()
+    for thread in threads:
+        thread.join()
 
 
 def _ask_on(sink: SinkProcess, stop: threading.Event) -> None:

@@ -1,0 +1,160 @@
+"""What people who look see, and what they cost: the page's questions to a long history, and twenty viewers.
+
+Questions go to a running sink over its socket, as the page's do; each of them is the first page of its view, and so is
+what it is told. A denied packet is sent over a veth pair through `ztlens up`; it is seen when the viewer has the event.
+"""
+
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import numpy as np
+import uvloop
+
+from schemas import times
+from tests.bench.figures import Figure, Options
+from tests.bench.installation import Installation, wait_until
+from tests.bench.policies import DENIED_PORT
+from tests.bench.stored import Kept, traffic
+from tests.bench.written import Written
+from tests.support.kernel import udp_frame
+from tests.support.nats import NatsServer
+from tests.support.netns import call_in
+from tests.support.sinks import SinkProcess, settings
+
+VIEWERS = 20
+TIMES = 5
+"""A question is asked so often, after once that warms; the median counts."""
+PAUSE = 0.7
+"""Seconds between two denied packets."""
+NOBODY = "nats://127.0.0.1:9"
+VIEW, NEXT = 1000.0, 200.0
+QUESTIONS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "overview": ("overview", {"since": "0"}, VIEW),
+    "histogram": ("histogram", {}, VIEW),
+    "flows": ("flows", {}, VIEW),
+    "flows, next": ("flows", {}, NEXT),
+    "flows by bytes": ("flows", {"sort": "bytes"}, VIEW),
+    "flows by bytes, next": ("flows", {"sort": "bytes"}, NEXT),
+    "denied flows": ("flows", {"decision": "deny"}, VIEW),
+    "map": ("map", {}, VIEW),
+    "map by network": ("map", {"group": "network"}, VIEW),
+    "matrix": ("matrix", {}, VIEW),
+    "policy": ("policy", {}, VIEW),
+}
+"""Figure → path, parameters, ms at most."""
+MS, RATE = "ms", "rows/s"
+
+
+class Bench:
+    """See the module."""
+
+    NAME = "viewers"
+    WHAT = "the page's questions to 10 M verdicts, and what viewers see and cost"
+    FIGURES = (
+        *(Figure(name, f"{path} of all history", MS, at_most=most) for name, (path, _, most) in QUESTIONS.items()),
+        Figure("denied, seen p50", "packet on the wire → event at a viewer", MS),
+        Figure("denied, seen p99", "packet on the wire → event at a viewer", MS, at_most=500.0),
+        Figure("writer", "JetStream to DuckDB, nobody looks", RATE),
+        Figure("beside viewers", f"and {VIEWERS} follow and ask each second", RATE, peer="writer", ratio_at_least=0.8),
+    )
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._packets = 10 if options.quick else 40
+        self.notes: list[str] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._scratch = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ztlens-bench-")))
+        self._kept: Kept = traffic(self._options.keep or self._scratch, 1 if self._options.quick else 10)
+        self.notes.append(f"questions to {self._kept.built.verdicts:,} verdicts")
+        self._written = Written(self._stack.enter_context(NatsServer(self._scratch / "nats")), self._scratch)
+        uvloop.run(self._written.fill(1 if self._options.quick else 4))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def measure(self) -> dict[str, float]:
+        seen = self._denied()
+        return {
+            **self._questions(),
+            "denied, seen p50": float(np.percentile(seen, 50)), "denied, seen p99": float(np.percentile(seen, 99)),
+            "writer": self._written.rate(lambda _: nullcontext()),
+            "beside viewers": self._written.rate(self._viewing),
+        }  # fmt: skip
+
+    def _questions(self) -> dict[str, float]:
+        """Median ms of each."""
+        out = {}
+        with SinkProcess(settings(self._kept.directory, NOBODY)) as sink, _asking(sink.settings.socket) as http:
+            for name, (path, query, _) in QUESTIONS.items():
+                given = query
+                if name.endswith(", next"):
+                    given = query | {"cursor": _document(http, path, query)["next"]}
+                _document(http, path, given)
+                out[name] = statistics.median(_milliseconds(http, path, given) for _ in range(TIMES))
+        return out
+
+    def _denied(self) -> list[float]:
+        """ms from each denied packet's moment in the datapath to its event at a viewer."""
+        with Installation(sample="1") as up, _asking(up.run_dir / "sink.sock") as http:
+            wire = call_in(up.outside, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+            wire.bind((up.wire, 0))
+            late: list[float] = []
+            with wire, http.stream("GET", "verdicts/live", params={"decision": "deny"}) as answer:
+                lines = answer.iter_lines()
+                wait_until(lambda: next(lines) == ": ztlens", "the viewer follows", 10)
+                for i in range(self._packets):
+                    time.sleep(PAUSE)
+                    wire.send(udp_frame("10.1.0.1", 1024 + i, "10.2.0.1", DENIED_PORT, bytes(18)))
+                    data = next(line for line in lines if line.startswith("data: "))
+                    now = time.time_ns()
+                    late += [(now - times.nanoseconds(times.moment(row["time"]))) / 1e6 for row in json.loads(data[6:])]
+            return late
+
+    @contextmanager
+    def _viewing(self, sink: SinkProcess) -> Iterator[None]:
+        command = [sys.executable, "-m", "tests.bench.viewing", str(sink.settings.socket), str(VIEWERS)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        wait_until(lambda: sink.ask(_viewers) == VIEWERS, "all follow", 60)
+        try:
+            yield
+        finally:
+            told, _ = process.communicate("", timeout=60)
+        self.notes.append(f"{VIEWERS} viewers: {told.strip()}")
+
+
+def _viewers(found: Any) -> int:
+    return int(found.status()["questions"]["viewers"])
+
+
+@contextmanager
+def _asking(path: Path) -> Iterator[httpx.Client]:
+    transport = httpx.HTTPTransport(uds=str(path))
+    with httpx.Client(transport=transport, base_url="http://sink/api/v1/", timeout=60) as http:
+        yield http
+
+
+def _document(http: httpx.Client, path: str, query: dict[str, Any]) -> Any:
+    answer = http.get(path, params=query)
+    assert answer.status_code == 200, f"{path}: {answer.text[:200]}"
+    return answer.json()
+
+
+def _milliseconds(http: httpx.Client, path: str, query: dict[str, Any]) -> float:
+    """Of an answer made anew: one that is shared serves for a second."""
+    time.sleep(1.1)
+    begun = time.monotonic()
+    _document(http, path, query)
+    return 1000 * (time.monotonic() - begun)
