@@ -17,7 +17,7 @@ VIEWS = {
     "overview": ("/?since=5m", ""),
     "map": ("/map?since=5m", ""),
     "matrix": ("/matrix?since=5m&ports=true", ""),
-    "flows": ("/flows?since=5m&decision=deny", "tr[data-key]"),
+    "flows": ("/flows?since=5m&rule=no-shortcut-to-database&sort=packets", "tr[data-key]"),
     "policy": ("/policy?since=5m", ""),
     "sql": ("/sql?since=5m", ""),
 }
