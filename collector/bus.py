@@ -174,6 +174,7 @@ class Bus:
         Delivered at least once: an attempt whose acknowledgement was lost may be stored, too. `message_id` lets
         the server drop the second within its window; readers deduplicate by content beyond it.
         """
+        await self._ready.wait()  # `run` has imported nats-py by then: two threads that do at once find half of it
         import nats.js.errors  # noqa: PLC0415
 
         attempt = 0
