@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, then measures ztlens beside its peers. Needs a quiet machine; never part of the tests.
-#   bench.sh [--quick] [--only NAME,…] [--runs 3] [-o table|json] [--save FILE]    (docs/benchmarks.md)
+#   bench.sh [--quick] [--only NAME,…] [--runs 3] [--loader auto|core|bcc] [-o table|json] [--save FILE]    (docs/benchmarks.md)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh --test >&2

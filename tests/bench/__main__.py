@@ -10,11 +10,14 @@ import time
 import traceback
 from pathlib import Path
 
+from collector.errors import KernelError
+from collector.kernel.loader import AUTO, LOADERS, choose
 from tests.bench.figures import Benchmark, Options, Outcome
 from tests.bench.machine import machine, machine_line, steal
 from tests.bench.table import table
 
-MODULES = ("datapath", "loaders", "policy", "wire", "ring", "store", "disk", "history", "replay", "chain", "idle")
+MODULES = ("datapath", "loaders", "policy", "wire", "ring", "store", "disk", "history", "viewers", "replay", "chain",
+           "idle")  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -27,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="smaller amounts: to try the benchmarks, not to quote")
     parser.add_argument("--only", default="", help=f"comma-separated, of: {', '.join(MODULES)}")
     parser.add_argument("--runs", type=int, default=3, help="median over so many (default 3)")
+    parser.add_argument("--loader", choices=(AUTO, *LOADERS), default=AUTO, help="of the kernel side (default auto)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep made-up histories there, and use those kept")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument("--save", type=Path, help="write the JSON here (default: tests/bench/results/TIME.json)")
@@ -62,17 +66,23 @@ def run(name: str, options: Options, debug: bool) -> Outcome:
 
 
 def main() -> int:
-    """0: all targets met; 1: one missed or not measured; 2: usage; 3: no root."""
+    """0: all targets met; 1: one missed or not measured; 2: usage; 3: no root, no loader."""
     given = arguments()
     if os.geteuid() != 0:
         print("error: the benchmarks load programs into the kernel\nhint: run them with sudo", file=sys.stderr)
         return 3
+    try:
+        loader = choose(given.loader)
+    except KernelError as error:
+        print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
+        return error.exit_status
     facts = machine()
     say(machine_line(facts))
+    say(f"loader {loader.name}: {loader.why}")
     stolen, total = steal()
     if facts["load"] > facts["cores"] / 4:
         say(f"load {facts['load']}: somebody else is busy here; figures will be too low, ratios less so")
-    options = Options(given.runs, given.quick, given.keep)
+    options = Options(given.runs, given.quick, loader.name, given.keep)
     with tempfile.TemporaryDirectory(prefix="ztlens-bench-") as scratch:
         os.environ.setdefault("ZTLENS_BYTECODE_CACHE", scratch)  # each program is compiled once
         outcomes = [run(name, options, given.debug) for name in given.only]
@@ -80,7 +90,7 @@ def main() -> int:
     facts["load_after"] = machine()["load"]
     facts["stolen_percent"] = round(100 * (now_stolen - stolen) / max(1, now_total - total), 2)
     document = {
-        "machine": facts, "runs": given.runs, "quick": given.quick,
+        "machine": facts, "runs": given.runs, "quick": given.quick, "loader": loader.name,
         "benchmarks": [outcome.document() for outcome in outcomes],
     }  # fmt: skip
     text = json.dumps(document, indent=2, ensure_ascii=False)
@@ -92,7 +102,8 @@ def main() -> int:
         print(text)
     else:
         quick = " (--quick: not to be quoted)" if given.quick else ""
-        print(f"{machine_line(facts)}; {facts['stolen_percent']} % stolen{quick}\n\n{table(outcomes)}")
+        about = f"{machine_line(facts)}; {facts['stolen_percent']} % stolen; loader {loader.name}{quick}"
+        print(f"{about}\n\n{table(outcomes)}")
     return int(any(outcome.below for outcome in outcomes))
 
 

@@ -51,11 +51,11 @@ class Bench:
 
     def __init__(self, options: Options) -> None:
         self.notes: list[str] = []
-        self._seconds = 5.0 if options.quick else 20.0
+        self._loader, self._seconds = options.loader, 5.0 if options.quick else 20.0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._up = self._stack.enter_context(Installation(sample="1", rules=1000))
+        self._up = self._stack.enter_context(Installation(sample="1", rules=1000, loader=self._loader))
         self._sent = 0
         self.notes.append(
             f"{self._seconds:g} s each; row: asked every {ASK_EVERY * 1000:g} ms, the last 10 rows of 100"

@@ -51,11 +51,14 @@ class Bench:
 
     def __init__(self, options: Options) -> None:
         self.notes: list[str] = []
+        self._loader = options.loader
         self._rounds, self._repeat = (20, 20_000) if options.quick else (100, 20_000)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._datapath: PrivateDatapath = self._stack.enter_context(private_datapath(budget=BUDGET))
+        self._datapath: PrivateDatapath = self._stack.enter_context(
+            private_datapath(loader=self._loader, budget=BUDGET)
+        )
         self._policies = {rules: policy(rules) for rules in RULES}
         self._peers = Peers()
         self._stack.callback(self._peers.close)

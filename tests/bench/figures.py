@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from collector.kernel.loader import AUTO
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -38,11 +40,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure: `quick` takes smaller amounts, for trying the benchmark itself; `keep` is where long histories
-    are kept for the next time, None: nowhere."""
+    """How to measure: `quick` takes smaller amounts, for trying the benchmark itself; `loader` loads the kernel side;
+    `keep` is where long histories are kept for the next time, None: nowhere."""
 
     runs: int = 3
     quick: bool = False
+    loader: str = AUTO
     keep: Path | None = None
 
 

@@ -20,18 +20,18 @@ class Bench:
     FIGURES = (
         Figure("all idle", "nats-server, collector and sink together", CORE, at_most=2.0),
         *(Figure(f"{part} idle", f"{part} alone", CORE) for part in (*PARTS, "up")),
-        Figure("collector RSS", "of the collector with the loader core, beside the ring", MIB, at_most=80.0),
+        Figure("collector RSS", "of the collector, beside the ring", MIB, at_most=80.0),
         Figure("sink RSS", "of the sink", MIB),
         Figure("nats RSS", "of the server", MIB),
     )
 
     def __init__(self, options: Options) -> None:
-        self._seconds = 10.0 if options.quick else 30.0
+        self._loader, self._seconds = options.loader, 10.0 if options.quick else 30.0
         self.notes = [f"{self._seconds:g} s a run"]
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._up = self._stack.enter_context(Installation())
+        self._up = self._stack.enter_context(Installation(loader=self._loader))
         time.sleep(5.0)  # what starting leaves behind
         return self
 

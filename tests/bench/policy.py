@@ -65,7 +65,7 @@ class Bench:
     FIGURES = _figures()
 
     def __init__(self, options: Options) -> None:
-        self._quick = options.quick
+        self._quick, self._loader = options.quick, options.loader
         self._swaps = 100 if options.quick else 1000
         self.notes = [
             f"{self._swaps:,} swaps; every frame counted, judged by one policy and let pass",
@@ -74,7 +74,9 @@ class Bench:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._datapath: PrivateDatapath = self._stack.enter_context(private_datapath(KNOBS, budget=BUDGET))
+        self._datapath: PrivateDatapath = self._stack.enter_context(
+            private_datapath(KNOBS, loader=self._loader, budget=BUDGET)
+        )
         self._peers = Peers()
         self._stack.callback(self._peers.close)
         self._runs = TestRuns(self._datapath, self._peers.fds["deal"])
@@ -160,7 +162,7 @@ class Bench:
         return {f"evaluate, {name}": _rate(compiled, columns) for name, columns in named.items()}
 
     def _swapped(self) -> Swapped:
-        with watched() as (datapath, sources):
+        with watched(self._loader) as (datapath, sources):
             swapped = swap(datapath, sources, self._swaps)
         assert swapped.revisions > self._swaps // 2, "traffic met most of the revisions"
         return swapped

@@ -61,12 +61,14 @@ class Bench:
 
     def __init__(self, options: Options) -> None:
         self.notes: list[str] = []
-        self._rounds = 3 if options.quick else 10
+        self._loader, self._rounds = options.loader, 3 if options.quick else 10
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         stack = self._stack
-        self._datapath: PrivateDatapath = stack.enter_context(private_datapath(sample=1, budget=4_000_000_000))
+        self._datapath: PrivateDatapath = stack.enter_context(
+            private_datapath(loader=self._loader, sample=1, budget=4_000_000_000)
+        )
         self._policy = policy(10)
         self._datapath.apply(self._policy, 1)
         self._peers = Peers()

@@ -43,7 +43,7 @@ class Bench:
     )
 
     def __init__(self, options: Options) -> None:
-        self._frames = 500_000 if options.quick else 3_000_000
+        self._loader, self._frames = options.loader, 500_000 if options.quick else 3_000_000
         self.notes = [f"best of {ROUNDS} × {self._frames:,} frames; policy of 1,000 rules; every frame counted"]
         self._stack = ExitStack()
 
@@ -70,7 +70,7 @@ class Bench:
     def _attached(self, stack: ExitStack) -> Datapath:
         pins = stack.enter_context(instance())
         interfaces = (Interface("ours0", "ingress"),)
-        datapath = open_datapath(DatapathSettings(pins=pins, interfaces=interfaces, netns=self._netns))
+        datapath = open_datapath(DatapathSettings(pins, interfaces, netns=self._netns, loader=self._loader))
         stack.callback(datapath.close)
         stack.callback(datapath.unpin)
         stack.callback(datapath.detach)

@@ -32,9 +32,9 @@ from pathlib import Path
 from collector.kernel.interface import Interface
 from collector.service import main
 from collector.settings import CollectorSettings
-run, pins, netns, url, policy = sys.argv[1:]
+run, pins, netns, loader, url, policy = sys.argv[1:]
 sys.exit(main(CollectorSettings(node="n1", interfaces=(Interface("veth0", "ingress"),), run_dir=Path(run),
-    pins=Path(pins), netns=netns, nats_url=url, policy_file=Path(policy), batch=100,
+    pins=Path(pins), netns=netns, loader=loader, nats_url=url, policy_file=Path(policy), batch=100,
     knobs={"FLOWS_MAX": 16384, "RING_BYTES": 1 << 20})))
 """
 
@@ -54,9 +54,10 @@ class Child:
 
 
 @asynccontextmanager
-async def child(run_dir: Path, pins: Path, netns: str, url: str, policy: Path) -> AsyncIterator[Child]:
+async def child(run_dir: Path, *arguments: object) -> AsyncIterator[Child]:
+    """`arguments`: the others of PROGRAM."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, str(run_dir), str(pins), netns, url, str(policy), stderr=asyncio.subprocess.PIPE
+        sys.executable, "-c", PROGRAM, str(run_dir), *map(str, arguments), stderr=asyncio.subprocess.PIPE
     )
     collector = Child(process, run_dir)
 
@@ -78,7 +79,7 @@ async def child(run_dir: Path, pins: Path, netns: str, url: str, policy: Path) -
         await process.wait()
 
 
-async def test_killed_adopted_closed(nats_server: NatsServer, tmp_path: Path) -> None:
+async def test_killed_adopted_closed(nats_server: NatsServer, tmp_path: Path, loader: str) -> None:
     """2,000 datagrams of 500 flows; kill -9 in the middle; the books balance to the packet."""
     run_dir, policy = tmp_path / "run", tmp_path / "policy.yaml"
     await asyncio.to_thread(policy.write_text, POLICY)
@@ -91,13 +92,14 @@ async def test_killed_adopted_closed(nats_server: NatsServer, tmp_path: Path) ->
                 if i % 50 == 0:
                     await asyncio.sleep(0)
 
-        async with child(run_dir, pins, netns, nats_server.url, policy) as collector:
+        async with child(run_dir, pins, netns, loader, nats_server.url, policy) as collector:
             sending = asyncio.create_task(send(1000, 53))
             await until(lambda: _produced(collector), "verdicts")
             await collector.end(signal.SIGKILL)
             await sending
-        async with child(run_dir, pins, netns, nats_server.url, policy) as collector:
-            assert (await collector.ask("status"))["adopted"] is True
+        async with child(run_dir, pins, netns, loader, nats_server.url, policy) as collector:
+            status = await collector.ask("status")
+            assert (status["adopted"], status["loader"]) == (True, loader)
             assert (await collector.ask("policy.show"))["text"] == POLICY
             await send(2000, 54)
             done = await collector.ask("down")

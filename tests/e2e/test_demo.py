@@ -88,8 +88,8 @@ def nothing_remains(demo: Demo) -> None:
     wait_for(lambda: not demo.remains() or None, f"everything of the demo to go: {demo.remains()}", 10)
 
 
-def test_json_is_one_document_that_adds_up(tmp_path: Path) -> None:
-    with Demo(tmp_path / "tmp", "--duration", "8s", "-o", "json") as demo:
+def test_json_is_one_document_that_adds_up(tmp_path: Path, loader: str) -> None:
+    with Demo(tmp_path / "tmp", "--duration", "8s", "-o", "json", "--loader", loader) as demo:
         assert demo.wait() == 0
     document: dict[str, Any] = json.loads(demo.stdout.read_text())
     assert list(document) == KEYS

@@ -71,13 +71,13 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
+def pair(tmp_path: Path, loader: str) -> Iterator[Pair]:
     with Lab() as lab:
         near, far = lab.namespace("near"), lab.namespace("far")
         lab.link(near, "veth0", far, "eth0")
         lab.address(near, "veth0", *(f"{a}/{n}" for a, n in zip(NEAR, (24, 64), strict=True)))
         lab.address(far, "eth0", *(f"{a}/{n}" for a, n in zip(FAR, (24, 64), strict=True)))
-        with Installation(lab, tmp_path, netns=near) as one:
+        with Installation(lab, tmp_path, netns=near, loader=loader) as one:
             yield Pair(lab, near, far, one)
 
 

@@ -53,12 +53,13 @@ def differences(before: dict[str, int], after: dict[str, int]) -> dict[str, int]
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
+def told(tmp_path_factory: pytest.TempPathFactory, loader: str) -> Iterator[Told]:
     directory: Path = tmp_path_factory.mktemp("exact") / "one"
     with Lab() as lab:
         house = House(lab)
-        with Installation(lab, directory, netns=house.host, interfaces=INTERFACES) as one:
+        with Installation(lab, directory, netns=house.host, interfaces=INTERFACES, loader=loader) as one:
             up = one.up("--policy", one.policy(POLICY))
+            assert one.status()["loader"] == loader
             out = Told(house, one)
             send(out)
             one.json("mode", "enforce")

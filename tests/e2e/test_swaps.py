@@ -10,8 +10,8 @@ from tests.support.swaps import FLOWS, swap, watched
 SWAPS = int(os.environ.get("ZTLENS_TEST_SWAPS", "60"))
 
 
-def test_no_packet_is_judged_by_a_mixture() -> None:
-    with watched() as (datapath, sources):
+def test_no_packet_is_judged_by_a_mixture(loader: str) -> None:
+    with watched(loader) as (datapath, sources):
         swapped = swap(datapath, sources, SWAPS)
     assert swapped.revisions > SWAPS // 2, "traffic met most of the revisions"
     print(f"{SWAPS} swaps under {swapped.frames:,} frames ({swapped.rate:,.0f}/s) of {FLOWS} flows, "

@@ -56,7 +56,7 @@ class Swapped:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[tuple[PinnedDatapath, list[TrafficGen]]]:
+def watched(loader: str) -> Iterator[tuple[PinnedDatapath, list[TrafficGen]]]:
     """A datapath on the ends of two veth pairs, and what sends from the others: two CPUs overrun one veth's queue."""
     with contextlib.ExitStack() as stack:
         pins, lab = stack.enter_context(instance()), stack.enter_context(Lab())
@@ -64,7 +64,7 @@ def watched() -> Iterator[tuple[PinnedDatapath, list[TrafficGen]]]:
         outer = f"{lab.prefix}-out"
         lab.link(netns, "veth2", outer, "veth3")
         interfaces = (Interface("veth0", "ingress"), Interface("veth2", "ingress"))
-        settings = DatapathSettings(pins, interfaces, netns=netns, knobs={"FLOWS_MAX": 4096})
+        settings = DatapathSettings(pins, interfaces, netns=netns, knobs={"FLOWS_MAX": 4096}, loader=loader)
         datapath = stack.enter_context(contextlib.closing(open_datapath(settings)))
         yield datapath, [stack.enter_context(contextlib.closing(TrafficGen(outer, end))) for end in ("veth1", "veth3")]
 
