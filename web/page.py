@@ -256,7 +256,7 @@ class Page:
 
     def complain(self, problem: WebError) -> None:
         """Tell it until the address changes."""
-        self._problems[None] = problem
+        self._problems = {None: problem, **{key: known for key, known in self._problems.items() if key is not None}}
         self._told()
 
     def _told(self) -> None:

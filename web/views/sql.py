@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import shlex
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -199,12 +200,16 @@ class _Prompt:
         choice("Along", names, x, lambda value: self._page.set(x=value))
         with box("div", "toggles", role="group", aria_label="Columns drawn"):
             for i in answer.numbers:
-                toggle = button(answer.columns[i], self._toggled(ys, i), "chip")
+                toggle = button(answer.columns[i], self._toggled(answer, i), "chip")
                 put(toggle, aria_pressed="true" if i in ys else "false")
 
-    def _toggled(self, ys: list[int], column: int) -> Any:
-        wanted = [i for i in ys if i != column] if column in ys else [*ys, column]
-        return lambda: self._page.set(y=[str(i) for i in wanted])
+    def _toggled(self, answer: Answer, column: int) -> Callable[[], None]:
+        def toggle() -> None:
+            _, ys = self._chosen_axes(answer)  # as they are then
+            wanted = [i for i in ys if i != column] if column in ys else [*ys, column]
+            self._page.set(y=[str(i) for i in wanted])
+
+        return toggle
 
     def _chosen_axes(self, answer: Answer) -> tuple[str, list[int]]:
         """Of the address, where it names columns there are; else all that are no numbers, and the first number."""
