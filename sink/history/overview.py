@@ -7,10 +7,11 @@ from schemas.codes import Decision
 from sink.errors import QueryError
 from sink.history import asked as asking
 from sink.history import policies
-from sink.history.ledger import rfc3339
+from sink.history.ledger import ORDER, rfc3339
 from sink.history.pairs import MINUTE, within
 from sink.history.reading import Reading
 from sink.history.said import KINDS, SPLIT, SUMS, said, split
+from sink.history.views import IDENTITY_JOINS, RULE, RULE_JOIN, identity
 from sink.store.database import now_ns
 
 SECONDS = 60
@@ -26,20 +27,21 @@ def overview(reading: Reading, asked: http.OverviewAsked) -> dict[str, Any]:
     if since is not None and since >= now:
         raise QueryError("since lies in the future", "name a moment before now")
     bounds = (None if since is None else max(0, since) // MINUTE * MINUTE, None)  # whole minutes need no events
-    rows = said(reading, http.Filtered(), bounds, names="rule src_identity dst_identity")
-    reading.keep(
-        "recently",
-        f"""SELECT src_identity, dst_identity, dport, proto, rule, decision, outcome, kind, {SUMS},
-            max(last_seen) AS last_seen FROM {rows} GROUP BY ALL""",
-    )
-    (totals,) = reading.records(f"SELECT {SPLIT} FROM recently")
+    rows = said(reading, http.Filtered(), bounds)
+    # By numbers first: few groups are left of millions of rows when names are joined.
+    ruled = "ring_number AS ring, revision, rule_number AS rule"
+    reading.keep("by_rule", f"SELECT {ruled}, decision, kind, {SUMS}, {_LAST} FROM {rows} GROUP BY ALL")
+    pair = "src_number AS src_identity, dst_number AS dst_identity, dport, proto"
+    reading.keep("denied", f"SELECT {ruled}, {pair}, outcome, {SUMS}, {_LAST} FROM {rows} WHERE kind <> 0 GROUP BY ALL")
+    (totals,) = reading.records(f"SELECT {SPLIT} FROM by_rule")
     denied = reading.records(
-        f"""SELECT src_identity, dst_identity, dport, proto, rule, outcome, {SUMS}, {_LAST} FROM recently
-        WHERE decision = 'deny' GROUP BY ALL
+        f"""SELECT {identity("src_identity")} AS src_identity, {identity("dst_identity")} AS dst_identity, v.dport,
+            v.proto, {RULE} AS rule, v.outcome, {SUMS}, {_LAST} FROM denied AS v {RULE_JOIN} {IDENTITY_JOINS}
+        GROUP BY ALL
         ORDER BY flows DESC, packets DESC, src_identity, dst_identity, dport, proto, rule LIMIT {asked.top}"""
     )
     rules = reading.records(
-        f"""SELECT rule, decision, {SUMS}, {_LAST} FROM recently GROUP BY ALL
+        f"""SELECT {RULE} AS rule, v.decision, {SUMS}, {_LAST} FROM by_rule AS v {RULE_JOIN} GROUP BY ALL
         ORDER BY flows DESC, packets DESC, rule, decision LIMIT {asked.top}"""
     )
     nodes = _nodes(reading)
@@ -69,8 +71,8 @@ def _nodes(reading: Reading) -> list[dict[str, Any]]:
     """http.NodeHealth of each node, by its newest ring."""
     pending = {one["running"]["node"]: one["pending"] is not None for one in policies.running(reading)}
     found = reading.records(
-        """SELECT n.node, n.ring, n.state, n.mode, n.revision,
-            (SELECT arg_max(x.flows_live, x.time) FROM store.loss AS x
+        f"""SELECT n.node, n.ring, n.state, n.mode, n.revision,
+            (SELECT arg_max(x.flows_live, {ORDER}) FROM store.loss AS x
                 WHERE x.ring = r.id AND x.flows_live IS NOT NULL) AS flows_live,
             coalesce(l.lost, 0)::BIGINT AS samples_lost, coalesce(l.held_back, 0)::BIGINT AS held_back,
             coalesce(l.gap_events, 0)::BIGINT AS gaps, l.in_flight::BIGINT AS in_flight, l.balanced,

@@ -19,7 +19,7 @@ VOLUMES = ("flows", "packets", "bytes")
 _KIND = f"""CASE WHEN v.decision <> {int(Decision.DENY)} THEN 0 WHEN v.outcome = {int(Outcome.DROPPED)} THEN 1
     ELSE 2 END::UTINYINT AS kind"""
 _NUMBERS = f""", {_KIND}, v.detail, v.ring AS ring_number, v.src_identity AS src_number, v.dst_identity AS dst_number,
-    v.src_hi, v.src_lo, v.dst_hi, v.dst_lo"""
+    v.rule AS rule_number, v.src_hi, v.src_lo, v.dst_hi, v.dst_lo"""
 SUMS = ", ".join(f"sum({name})::UBIGINT AS {name}" for name in VOLUMES)
 SPLIT = ", ".join(
     f"coalesce(sum({name}) FILTER (kind = {i}), 0)::UBIGINT AS {kind}_{name}"

@@ -56,11 +56,11 @@ IDENTITY_JOINS = """
     LEFT JOIN store.identities AS dst_identity_of ON dst_identity_of.ring = v.ring
         AND dst_identity_of.revision = v.revision AND dst_identity_of.id = v.dst_identity"""
 _RING_JOIN = "LEFT JOIN store.rings AS ring_of ON ring_of.id = v.ring"
-_RULE_JOIN = """LEFT JOIN store.rules AS rule_of ON rule_of.ring = v.ring AND rule_of.revision = v.revision
+RULE_JOIN = """LEFT JOIN store.rules AS rule_of ON rule_of.ring = v.ring AND rule_of.revision = v.revision
         AND rule_of.id = v.rule"""
 JOINS = f"""
     {_RING_JOIN}
-    {_RULE_JOIN}
+    {RULE_JOIN}
     {IDENTITY_JOINS}"""
 
 _DESTINATION = f"""address_text(v.dst_hi, v.dst_lo, v.family) AS dst, v.dport, {_case("v.proto", PROTOCOLS)} AS proto,
@@ -88,7 +88,7 @@ def verdicts_of(rows: str, more: str = "", spoken: str | None = None) -> str:
 _RING = "ring_of.node, ring_of.ring"
 _NAMED = (
     (("node", "ring"), _RING, "NULL::VARCHAR AS node, NULL::VARCHAR AS ring", _RING_JOIN),
-    (("rule",), RULE, "NULL::VARCHAR", _RULE_JOIN),
+    (("rule",), RULE, "NULL::VARCHAR", RULE_JOIN),
     (("src_identity", "dst_identity"), identity("src_identity"), "NULL::VARCHAR", IDENTITY_JOINS),
     (("src_identity", "dst_identity"), identity("dst_identity"), "NULL::VARCHAR", ""),
 )

@@ -11,7 +11,7 @@ from schemathesis import checks
 from schemathesis.specs.openapi import checks as of_documents
 
 from sink import api
-from sink.api import openapi
+from sink.api import openapi, readers, shared
 from sink.settings import SinkSettings
 from sink.store import Commit, Store, memory_store, prepare, rollup
 from tests.support import batches, served
@@ -42,8 +42,11 @@ def app(store: Store) -> Iterator[Any]:
     async def status() -> dict[str, Any]:
         return served.TOLD
 
-    made = api.Api(store, SinkSettings(Path("unused"), "", Path("unused"), query_timeout=10.0), status)
-    yield made.app
+    made = api.Api(store, SinkSettings(Path("unused"), "", Path("unused"), query_timeout=30.0), status)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (readers, shared):  # who asks here seems to have left as soon as the question is sent
+            patch.setattr(module, "LOOKS", 60.0)
+        yield made.app
     made.close()
 
 
