@@ -11,6 +11,7 @@ import numpy as np
 
 from schemas.codes import Decision, RuleId
 from schemas.metrics import RULES_MOST
+from sink.history.ledger import ORDER
 
 PACKETS = ("parsed", "judged", "flows", "untracked")
 EVENTS = ("due", "emitted", "pending", "lost", "held_back", "published", "stored", "gaps", "in_flight")
@@ -68,9 +69,10 @@ def idle_rules(cursor: duckdb.DuckDBPyConnection, nodes: list[str]) -> dict[str,
     of one that never did, when its name came into force. Raises duckdb.Error."""
     cursor.execute(
         f"""WITH running AS (
-            SELECT r.node, arg_max(l.ring, l.time) AS ring, arg_max(l.revision, l.time) AS revision
+            SELECT r.node, l.ring, arg_max(l.revision, {ORDER}) AS revision
             FROM store.loss AS l JOIN store.rings AS r ON r.id = l.ring
-            WHERE r.node IN (SELECT unnest($nodes::VARCHAR[])) GROUP BY r.node
+            WHERE r.node IN (SELECT unnest($nodes::VARCHAR[])) GROUP BY r.node, l.ring
+            QUALIFY l.ring = max(l.ring) OVER (PARTITION BY r.node)
         ), named AS (
             SELECT r.node, x.ring, x.revision, x.id, x.name FROM store.rules AS x JOIN store.rings AS r ON r.id = x.ring
         ), hits AS (

@@ -75,6 +75,11 @@ def test_rules_and_when_each_last_decided(memory: Store) -> None:
     }  # fmt: skip
     assert found == {}
 
+    # The clock is set back an hour: the newest record is still that of the highest counters.
+    memory.append(Commit(records=[loss_record(9, time=CLOCK - 3600 * SECOND, packets=9, revision=1)]))
+    with memory.cursor() as cursor:
+        assert figures.idle_rules(cursor, ["n1"])["n1"].keys() == {"old", "kept", "never"}
+
 
 def test_books_are_of_the_newest_ring_and_balance_over_the_recent_ones(memory: Store) -> None:
     now = time.time_ns()
