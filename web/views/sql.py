@@ -13,7 +13,7 @@ from web import answers, charts, cookbook
 from web.answers import Answer
 from web.editor import Editor, Save
 from web.elements import Chart, Copy, Table, box, button, cell, choice, heading, panel, put, row, text
-from web.errors import WebError
+from web.errors import AwayError, WebError
 from web.page import Page, view
 from web.span import text as rfc3339
 
@@ -103,6 +103,9 @@ class _Prompt:
             return
         try:
             self._answer = await self._answered(asked)
+        except AwayError:
+            self._asked = None  # it is asked again when the sink is back
+            raise
         except WebError as error:
             self._problem = error
             raise
