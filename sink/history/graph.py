@@ -8,7 +8,7 @@ from schemas.filters import quoted
 from sink.errors import QueryError
 from sink.history import asked as asking
 from sink.history.reading import Reading
-from sink.history.said import SPLIT, SUMS, VOLUMES, said, split
+from sink.history.said import SPLIT, SUMS, said, split
 from sink.history.views import IDENTITY_JOINS, identity
 
 UNKNOWN = "unknown"
@@ -24,8 +24,8 @@ def graph(reading: Reading, asked: http.MapAsked) -> dict[str, Any]:
     by = f"sum({asked.by})"
     reading.keep(
         "ends",
-        f"""SELECT id, {SPLIT}, {by} AS volume FROM (SELECT src AS id, kind, {", ".join(VOLUMES)} FROM edges
-            UNION ALL SELECT dst, kind, {", ".join(VOLUMES)} FROM edges WHERE src <> dst)
+        f"""SELECT id, {SPLIT}, {by} AS volume FROM (SELECT src AS id, kind, {SUMS} FROM edges GROUP BY src, kind
+            UNION ALL SELECT dst, kind, {SUMS} FROM edges WHERE src <> dst GROUP BY dst, kind)
         GROUP BY id ORDER BY volume DESC, id LIMIT {asked.nodes}""",
     )
     edges = reading.records(
@@ -187,7 +187,10 @@ def _labels(reading: Reading) -> dict[str, dict[str, str]]:
 
 def _rest(reading: Reading, keys: str, shown: list[dict[str, Any]], nodes: int) -> dict[str, Any]:
     """What is left out, and whether all is exact."""
-    (whole,) = reading.records(f"SELECT {SPLIT}, coalesce(bool_and(detail), true) AS exact FROM edges")
+    (whole,) = reading.records(
+        f"""SELECT {SPLIT}, coalesce(bool_and(detail), true) AS exact
+        FROM (SELECT kind, {SUMS}, bool_and(detail) AS detail FROM edges GROUP BY kind)"""
+    )
     ((edges,),) = reading.rows(f"SELECT count(*) FROM (SELECT 1 FROM edges GROUP BY {keys})")
     left = {key: value - sum(row[key] for row in shown) for key, value in whole.items() if key != "exact"}
     return {"left_out": {"nodes": nodes, "edges": edges - len(shown), **split(left)}, "exact": whole["exact"]}
