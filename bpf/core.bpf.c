@@ -31,6 +31,7 @@ const volatile struct constants constants SEC(".rodata.constants") = {.source = 
 #define RING_BYTES constants.ring_bytes
 #define SWEEP_MAX constants.sweep_max
 #define JUDGE_CLOCK constants.judge_clock
+#define NO_COARSE_CLOCK constants.no_coarse_clock
 
 #define MAP(kind, KIND, k, v, name, flags)      \
 	struct {                                \

@@ -5,7 +5,8 @@
  *
  * A front (bcc.c, core.bpf.c) declares the maps and wraps each operation on them in an accessor; hooks.h fills what a hook
  * knows of the packet (wire_length, bytes, packets, ifindex, now, flags). A function that is APART stands for itself where
- * the front can have it so: it gets scratch instead of what is in it, and asks for the maps' entries anew.
+ * the front can have it so: it gets scratch instead of what is in it, and asks for the maps' entries anew. Nothing it
+ * gets a pointer to is a map's key or value to Linux before 6.2: where it needs one, it asks for scratch anew, too.
  */
 #ifndef ZTLENS_DATAPATH_H
 #define ZTLENS_DATAPATH_H
@@ -167,9 +168,10 @@ static __always_inline int untracked(struct scratch *s, const struct config *con
 }
 
 /* All that follows the parser, for what is IP. */
-APART int decide(struct scratch *s, int parsed)
+APART int decide(int parsed)
 {
 	const struct config *config = config_lookup(0);
+	struct scratch *s = scratch_lookup(0);
 	struct flow *flow = NULL;
 	struct packet *p;
 	struct answer *answer;
@@ -288,7 +290,7 @@ static __always_inline int datapath(struct scratch *s, const struct frame *f)
 		counter_add(COUNTER_NON_IP, 1);
 		return 0;
 	}
-	return decide(s, parsed);
+	return decide(parsed);
 }
 
 #endif

@@ -90,6 +90,17 @@ static __always_inline void sample_held_back(u64 verdict)
 		counter_add_atomic(COUNTER_SAMPLES_HELD_BACK_DENIED, 1);
 }
 
+/* What was claimed could not be emitted: it is owed again; a sample never is. → 1: it is owed. */
+static __always_inline int event_put_off(struct flow *flow, u64 kind)
+{
+	if (kind == DUE_SAMPLE)
+		return 0;
+	/* Owed once more meanwhile: one event will tell of both. */
+	if (__sync_fetch_and_or(&flow->due, kind) & kind)
+		counter_add_atomic(COUNTER_EVENTS_DUE, -1ULL);
+	return 1;
+}
+
 /* Emits one kind of event (a DUE_* bit) of a flow. A due one is claimed by clearing its bit, so that two CPUs never emit
  * the same. `p` is the packet at hand, NULL in a sweep. → 1: it is still owed. */
 APART int event_emit(struct flow *flow, const struct flow_key *key, const struct packet *p, u64 now, u64 kind)
@@ -118,25 +129,19 @@ APART int event_emit(struct flow *flow, const struct flow_key *key, const struct
 	if (kind == DUE_END)
 		p = NULL; /* it tells of the packets before this one */
 	if (!event_allowed(cpu, config, now, is_denied(verdict), kind == DUE_SAMPLE)) {
-		event = NULL;
 		if (kind == DUE_SAMPLE)
 			sample_held_back(verdict);
 		else
 			counter_add_atomic(COUNTER_BUDGET_EMPTY, 1);
-	} else {
-		event = ring_reserve();
-		if (!event && kind == DUE_SAMPLE)
-			sample_lost(verdict);
-		else if (!event)
-			counter_add_atomic(COUNTER_RESERVE_FAILED, 1);
+		return event_put_off(flow, kind);
 	}
-	if (!event) {
+	event = ring_reserve();
+	if (!event) { /* asked once: to Linux 6.1 it could be either again */
 		if (kind == DUE_SAMPLE)
-			return 0;
-		/* Owed once more meanwhile: one event will tell of both. */
-		if (__sync_fetch_and_or(&flow->due, kind) & kind)
-			counter_add_atomic(COUNTER_EVENTS_DUE, -1ULL);
-		return 1;
+			sample_lost(verdict);
+		else
+			counter_add_atomic(COUNTER_RESERVE_FAILED, 1);
+		return event_put_off(flow, kind);
 	}
 	hi = flow->flipped;
 	/* The coarse clock may be a tick behind the precise one: an `end` must not come before its `new`. */

@@ -139,9 +139,12 @@ static __always_inline int parse_ipv4(struct packet *p, struct layer *l, struct 
 		return PARSED_MALFORMED;
 	header = (at[0] & 15) * 4;
 	total = read16(at + 2);
-	/* A merged packet past 64 KiB (BIG TCP) says 0. */
-	if (total == 0 && p->packets > 1)
+	/* A merged packet past 64 KiB (BIG TCP) says 0. Else it ends here: 0 < header is no news to Linux 6.1. */
+	if (total == 0) {
+		if (p->packets < 2)
+			return PARSED_MALFORMED;
 		total = l->available;
+	}
 	if (header < 20 || total < header || total > l->available)
 		return PARSED_MALFORMED;
 	offset = read16(at + 6);

@@ -30,8 +30,8 @@ APART int mark_flow(struct flow *flow, const struct flow_key *key, u64 now)
 	return 0;
 }
 
-/* → 1: the flow is gone. */
-APART int reap_flow(struct flow *flow, struct flow_key *key, u64 now)
+/* → 1: the flow is to be deleted. */
+APART int reap_flow(struct flow *flow, const struct flow_key *key, u64 now)
 {
 	struct totals *totals = totals_lookup(0);
 
@@ -41,7 +41,6 @@ APART int reap_flow(struct flow *flow, struct flow_key *key, u64 now)
 		return 0; /* the ring is full: next time */
 	flow_settled(flow);
 	__sync_fetch_and_add(&totals->flows, -1ULL);
-	flow_delete(key);
 	return 1;
 }
 
@@ -60,8 +59,11 @@ static __always_inline int sweep(void *data, void *end, u64 now, int reap)
 		copy_words(&key, data, sizeof(key));
 		data += sizeof(key);
 		flow = flow_lookup(&key);
-		if (flow)
-			done += reap ? reap_flow(flow, &key, now) : mark_flow(flow, &key, now);
+		if (!flow || !(reap ? reap_flow(flow, &key, now) : mark_flow(flow, &key, now)))
+			continue;
+		if (reap)
+			flow_delete(&key);
+		done++;
 	}
 	return done;
 }

@@ -339,6 +339,7 @@ struct constants {
 	u32 ring_bytes;
 	u32 sweep_max;
 	u32 judge_clock; /* 1: the clock is that of a capture, before the packet */
+	u32 no_coarse_clock; /* 1: before Linux 5.11; the verifier never sees the helper */
 	u8 source[64]; /* SHA-256 of the sources as hex digits, set by bpf/Makefile */
 };
 _Static_assert(__builtin_offsetof(struct constants, rules_max) == 0, "constants.rules_max");
@@ -350,8 +351,9 @@ _Static_assert(__builtin_offsetof(struct constants, summary_words) == 20, "const
 _Static_assert(__builtin_offsetof(struct constants, ring_bytes) == 24, "constants.ring_bytes");
 _Static_assert(__builtin_offsetof(struct constants, sweep_max) == 28, "constants.sweep_max");
 _Static_assert(__builtin_offsetof(struct constants, judge_clock) == 32, "constants.judge_clock");
-_Static_assert(__builtin_offsetof(struct constants, source) == 36, "constants.source");
-_Static_assert(sizeof(struct constants) == 100, "constants");
+_Static_assert(__builtin_offsetof(struct constants, no_coarse_clock) == 36, "constants.no_coarse_clock");
+_Static_assert(__builtin_offsetof(struct constants, source) == 40, "constants.source");
+_Static_assert(sizeof(struct constants) == 104, "constants");
 
 /* One record of the ring; all have this size. */
 struct verdict_event {

@@ -224,6 +224,7 @@ CONSTANTS = Struct(
         Field("ring_bytes", "u32", ""),
         Field("sweep_max", "u32", ""),
         Field("judge_clock", "u32", "1: the clock is that of a capture, before the packet"),
+        Field("no_coarse_clock", "u32", "1: before Linux 5.11; the verifier never sees the helper"),
         Field("source", "u8", "SHA-256 of the sources as hex digits, set by bpf/Makefile", 64),
     ),
 )

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from collector.errors import KernelError
+from collector.kernel import probes
 from schemas import maps, structs, verdict
 from schemas.codes import Counter, word
 
@@ -105,6 +106,12 @@ def knobs(overrides: dict[str, int]) -> dict[str, int]:
         if knob.most is not None and out[knob.name] > knob.most:
             raise KernelError(f"knob {knob.name} is {out[knob.name]}", f"it is {knob.most} at most")
     return out
+
+
+def constants(layout: Layout, judge: bool) -> dict[str, int]:
+    """What the fronts take for constant, by name: every size, and which clocks there are. Raises KernelError."""
+    clocks = {"JUDGE_CLOCK": int(judge), "NO_COARSE_CLOCK": int(not probes.has("coarse_clock"))}
+    return maps.sizes(layout.knobs) | clocks
 
 
 @cache

@@ -21,10 +21,9 @@ import numpy as np
 from collector.errors import KernelError
 from collector.kernel import libbpf
 from collector.kernel.compile import INSTRUCTION, map_references
-from collector.kernel.layout import BPF_DIR, MAPS, PROGRAMS, Layout
+from collector.kernel.layout import BPF_DIR, MAPS, PROGRAMS, Layout, constants
 from collector.kernel.loaded import Loaded, of_maps
 from schemas.maps import MAPS as DESCRIBED
-from schemas.maps import sizes
 
 MAIN = "bcc.c"
 CACHE = "ZTLENS_BYTECODE_CACHE"
@@ -51,8 +50,8 @@ class Bytecode:
 
 def load(layout: Layout, judge: bool = False) -> Loaded:
     """Compile today's sources, make maps of the layout's sizes, load the programs. Raises KernelError."""
-    room = sizes(layout.knobs)
-    defines = (f"-D{name}={value}" for name, value in (room | {"JUDGE_CLOCK": int(judge)}).items())
+    room = constants(layout, judge)
+    defines = (f"-D{name}={value}" for name, value in room.items())
     room_of = {one.name: (one.entries(room), one.width(room)) for one in DESCRIBED}
     loaded = load_source(BPF_DIR / MAIN, PROGRAMS, [f"-I{BPF_DIR}", *defines, "-w"], layout.source, room_of)
     for name in set(loaded.maps) - set(MAPS):

@@ -3,14 +3,11 @@
 The object carries the hash of the sources it was built from as text: one of other sources is not used.
 """
 
-import numpy as np
-
 from collector.errors import KernelError
 from collector.kernel.bpf_object import BpfObject
-from collector.kernel.layout import BPF_DIR, MAPS, PROGRAMS, Layout, source_hash
+from collector.kernel.layout import BPF_DIR, MAPS, PROGRAMS, Layout, constants, source_hash
 from collector.kernel.loaded import Loaded, of_maps
 from schemas.maps import MAPS as DESCRIBED
-from schemas.maps import sizes
 from schemas.structs import CONSTANTS, dtype
 
 OBJECT = "core.bpf.o"
@@ -32,21 +29,20 @@ def read_object() -> bytes:
 
 def load(layout: Layout, judge: bool = False) -> Loaded:
     """Make maps of the layout's sizes, load the programs. Raises KernelError."""
-    room = sizes(layout.knobs)
+    room = constants(layout, judge)
     with BpfObject(read_object()) as opened:
         for one in DESCRIBED:
             opened.size_map(one.name, one.entries(room), one.width(room))
-        constants = opened.constants(CONSTANTS_SECTION, dtype(CONSTANTS))
-        for field in constants.dtype.names or ():
+        frozen = opened.constants(CONSTANTS_SECTION, dtype(CONSTANTS))
+        for field in frozen.dtype.names or ():
             if field.upper() in room:
-                constants[field] = room[field.upper()]
-        constants["judge_clock"] = np.uint32(judge)
+                frozen[field] = room[field.upper()]
         try:
             # 0, as BCC's have: a link's program can only be replaced by one of the same expected attach type.
             opened.load(dict.fromkeys(PROGRAMS, 0))
         except KernelError as error:
             raise error if getattr(error, "__notes__", ()) else of_maps(error) from error
-        del constants
+        del frozen
         return Loaded(
             {name: opened.map_fd(name) for name in MAPS}, {name: opened.program_fd(name) for name in PROGRAMS}
         )

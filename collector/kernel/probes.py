@@ -24,6 +24,7 @@ _HASH, _ARRAY, _PERCPU_ARRAY, _RINGBUF = 1, 2, 6, 27  # enum bpf_map_type
 _MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
 _JIFFIES64, _KTIME_GET_COARSE_NS = 118, 160  # enum bpf_func_id
 _PASS = (0x00000000000000B7, 0x0000000000000095)  # r0 = 0; exit
+_FETCH = (0x00000001000001B7, 0x00000000FFF81A7B, 0x00000041FFF81ADB)  # r1 = 1; *(fp-8) = r1; r1 = fetch_or(fp-8, r1)
 _LOOPBACK, _NO_INTERFACE = 1, 0x7FFFFFFF
 
 
@@ -103,6 +104,16 @@ def _batch(kind: int) -> bool:
     return True
 
 
+def _atomic_fetch() -> bool:
+    try:
+        os.close(libbpf.program_load(libbpf.PROGRAM_TYPES["xdp"], "probe", np.array(_FETCH + _PASS, np.uint64)))
+    except KernelError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return True
+
+
 def _link(kind: str, hook: str, ifindex: int, flags: int, known: tuple[int, ...]) -> bool:
     """A link that cannot be made, told by how the kernel refuses: with EINVAL where it does not know the hook."""
     program = libbpf.program_load(libbpf.PROGRAM_TYPES[kind], "probe", np.array(_PASS, np.uint64))
@@ -129,8 +140,10 @@ PROBES = {
     "ringbuf": Probe("ring buffers", _ringbuf, since="5.8"),
     "mmapable": Probe("arrays that can be mapped", _mmapable, since="5.5"),
     "jiffies64": Probe("helper bpf_jiffies64", lambda: libbpf.has_helper("xdp", _JIFFIES64), since="5.5"),
+    "atomic_fetch": Probe("atomic operations that give the old value", _atomic_fetch, since="5.12"),
     "coarse_clock": Probe(
-        "helper bpf_ktime_get_coarse_ns", lambda: libbpf.has_helper("xdp", _KTIME_GET_COARSE_NS), since="5.11",
+        "helper bpf_ktime_get_coarse_ns", lambda: libbpf.has_helper("xdp", _KTIME_GET_COARSE_NS),
+        without="every packet asks the precise clock: some 40 ns a packet",
     ),
     "batch": Probe(
         "batch operations on hashes", lambda: _batch(_HASH),

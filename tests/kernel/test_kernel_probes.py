@@ -1,5 +1,6 @@
 """Features of the kernel are tried, and what is missing is gone round: the same books, or a clear refusal."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import pytest
 from collector.errors import KernelError
 from collector.kernel import libbpf, maps, probes
 from collector.kernel.private import private_datapath
+from schemas.codes import Mode
 from schemas.structs import FLOW, FLOW_KEY, RULE_COUNTER, dtype
+from schemas.verdict import DTYPE
+from tests.support.corpus import CORPUS
 from tests.support.kernel import KNOBS, udp_frame
+from tests.support.rules import ANY, Rule, Rules, compile_rules
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +41,7 @@ def test_a_probe_tells_a_kernel_that_does_not_know() -> None:
 
 
 def test_what_there_is_no_way_round_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ringbuf", "mmapable", "jiffies64", "coarse_clock"):
+    for name in ("ringbuf", "mmapable", "jiffies64", "atomic_fetch"):
         monkeypatch.setenv(probes.PRETEND, name)
         with pytest.raises(KernelError, match=f"this kernel has no {probes.PROBES[name].what}") as caught:
             probes.require()
@@ -103,6 +108,43 @@ def test_a_datapath_keeps_the_same_books_without_batches(batches: str) -> None:
         datapath.end_all_flows()
         assert datapath.sweep().sums.live == 0
         assert datapath.counters()["flows_ended"] == 10
+
+
+def test_without_a_coarse_clock_the_precise_one_serves(loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {}
+    for lacking in ("", "coarse_clock"):
+        monkeypatch.setenv(probes.PRETEND, lacking)
+        with private_datapath(KNOBS, loader=loader) as datapath:
+            times[lacking] = set()
+            for _ in range(500):
+                datapath.run(udp_frame("10.0.0.1", 1, "10.0.0.2", 53))
+                times[lacking] |= set(datapath.flows()["flow"]["last_seen"].tolist())
+    assert len(times[""]) < len(times["coarse_clock"]) == 500
+
+
+def test_without_a_coarse_clock_the_books_are_the_same(loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every packet of the corpus, in and out, then every flow ended: nothing but the times differs."""
+    rules = Rules((Rule(ANY, ANY, "tcp/80", True), Rule(ANY, ANY, "udp/53", False)), builtins=15)
+    cpus, books = os.sched_getaffinity(0), []
+    os.sched_setaffinity(0, {min(cpus)})  # the CPU is part of a flow's id
+    for lacking in ("", "coarse_clock"):
+        monkeypatch.setenv(probes.PRETEND, lacking)
+        with private_datapath(KNOBS, loader=loader, sample=1, budget=1_000_000) as datapath:
+            datapath.apply(compile_rules(rules), datapath.next_revision)
+            datapath.set_mode(Mode.ENFORCE)
+            said = [datapath.run(frame)[0] for frame in CORPUS]
+            said += [datapath.run(frame, program="tc_egress")[0] for frame in CORPUS]
+            datapath.end_all_flows()
+            events = datapath.read(4096)
+            assert events is not None
+            rows = np.sort(events.rows, order=["flow_id", "event", "packets_original", "packets_reply"])
+            rows["time"] = 0
+            counted = [datapath.rule_counters(slot).tobytes() for slot in (0, 1)]
+            books.append((said, rows.tobytes(), datapath.counters(), counted))
+    os.sched_setaffinity(0, cpus)
+    assert {1, 2} <= set(books[0][0])
+    assert len(books[0][1]) > len(CORPUS) * DTYPE.itemsize
+    assert books[0] == books[1]
 
 
 def test_without_ring_buffers_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
