@@ -79,7 +79,7 @@ class Bench:
         self._kept: Kept = traffic(self._options.keep or self._scratch, 1 if self._options.quick else 10)
         self.notes.append(f"questions to {self._kept.built.verdicts:,} verdicts")
         self._written = Written(self._stack.enter_context(NatsServer(self._scratch / "nats")), self._scratch)
-        uvloop.run(self._written.fill(1 if self._options.quick else 4))
+        uvloop.run(self._written.fill(2 if self._options.quick else 4))
         return self
 
     def __exit__(self, *_: object) -> None:
