@@ -207,7 +207,9 @@ APART int judge(struct scratch *scratch, u64 epoch, u32 ways, int opener_type)
 		port = ports_lookup(slot * PORTS_PER_SLOT + at);
 		if (!port)
 			return 0;
-		rule = first_rule(slot * CLASSES_MAX + from, slot * CLASSES_MAX + to, slot * CLASSES_MAX + *port, s->words);
+		answer->rule = first_rule(slot * CLASSES_MAX + from, slot * CLASSES_MAX + to, slot * CLASSES_MAX + *port, s->words);
+		/* By way of memory: else the verifier follows each bound that the loop found for it, to the end. */
+		rule = *(volatile u32 *)&answer->rule;
 		if (rule < RULES_MAX) {
 			found = rules_lookup(slot * RULES_MAX + rule);
 			if (!found)

@@ -55,6 +55,8 @@ struct answer {
 	u32 src_identity, dst_identity; /* of the opener, of the responder */
 	u32 sample;
 	u32 reversed; /* 1: the opener is the packet's receiver */
+	u32 rule;     /* while it is judged */
+	u32 pad;
 };
 
 /* What the parser carries over a loop or into a quoted packet: in memory, so each step starts from one state. */
