@@ -60,6 +60,8 @@ class Bus:
         self._client: Client | None = None
         self._js: JetStreamContext | None = None
         self._ready = asyncio.Event()
+        self.tried = asyncio.Event()
+        """The first attempt to connect is over, whichever way: before it, NATS is not known to be away."""
         self._said = ""
 
     @property
@@ -106,6 +108,7 @@ class Bus:
                     stop_if_cancelled()
                     self._say(f"NATS at {self.where}: {describe(error)}; trying on, events wait in the ring")
                     await self._drop()
+                    self.tried.set()
                     await pause(attempt)
                     attempt += 1
                     continue
@@ -115,6 +118,7 @@ class Bus:
                 self._said = self.last_error = ""
                 log.info("connected to NATS at %s", self.where)
                 self._ready.set()
+                self.tried.set()
                 await closed.wait()
                 self._ready.clear()
                 self._say(f"NATS at {self.where} went away; trying on, events wait in the ring")

@@ -334,6 +334,8 @@ class Collector:
         if self.ending:
             raise RefusedError("the collector is ending already", "")
         datapath = self.datapath
+        if not force:
+            await self.bus.tried.wait()  # a start attaches before it connects
         look = await self.call(self.accounts.take)
         waiting = (look.produced - look.consumed) // datapath.stride
         if not self.bus.connected and not force:
