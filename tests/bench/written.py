@@ -48,12 +48,11 @@ class Written:
     def rate(self, beside: Beside) -> float:
         """Rows a second that a new sink stores, from when `beside` has begun."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as directory:
-            with SinkProcess(settings(Path(directory), self._server.url)) as sink:
-                with beside(sink):
-                    before, begun = _stored(sink), time.monotonic()
-                    assert before < self._sent, "all was stored before anything went on beside it"
-                    wait_until(lambda: _stored(sink) >= self._sent, "all rows stored", 600, 0.1)
-                    seconds = time.monotonic() - begun
+            with SinkProcess(settings(Path(directory), self._server.url)) as sink, beside(sink):
+                before, begun = _stored(sink), time.monotonic()
+                assert before < self._sent, "all was stored before anything went on beside it"
+                wait_until(lambda: _stored(sink) >= self._sent, "all rows stored", 600, 0.1)
+                seconds = time.monotonic() - begun
             return (self._sent - before) / seconds
 
 
