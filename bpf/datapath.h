@@ -6,7 +6,7 @@
  * A front (bcc.c, core.bpf.c) declares the maps and wraps each operation on them in an accessor; hooks.h fills what a hook
  * knows of the packet (wire_length, bytes, packets, ifindex, now, flags). A function that is APART stands for itself where
  * the front can have it so: it gets scratch instead of what is in it, and asks for the maps' entries anew. Nothing it
- * gets a pointer to is a map's key or value to Linux before 6.2: where it needs one, it asks for scratch anew, too.
+ * gets a pointer to is a map's key or value to Linux 6.1: where it needs one, it asks for scratch anew, too, or copies.
  */
 #ifndef ZTLENS_DATAPATH_H
 #define ZTLENS_DATAPATH_H
