@@ -1,6 +1,6 @@
 """Everything open on one loaded datapath: its maps as numpy, its programs, its description.
 
-Made either from descriptors that the compiling child sent, or from a directory of pins.
+Made either from descriptors that a loader gave, or from a directory of pins.
 """
 
 import os
@@ -116,7 +116,7 @@ class Handle:
         return {LAYOUT_MAP: self.description.fd, **{name: m.fd for name, m in self._maps.items()}, **self.programs}
 
     def map(self, name: str) -> AnyMap:
-        """A map by its name in bpf/bcc.c."""
+        """A map by its name in schemas/maps.py."""
         return self._maps[name]
 
     @property

@@ -96,7 +96,7 @@ class PerCpuArray:
 
 
 class HashMap:
-    """A HASH or LPM_TRIE."""
+    """A HASH."""
 
     def __init__(self, fd: int, key: np.dtype, value: np.dtype) -> None:
         self.info = _check_size(fd, key.itemsize, value.itemsize)
@@ -110,8 +110,7 @@ class HashMap:
         if not probes.has("batch"):
             yield from self._by_key(size)
             return
-        # A hash goes on by bucket number (4 bytes), an LPM trie by key.
-        here, behind = (np.zeros(max(self.key.itemsize, 4), np.uint8) for _ in range(2))
+        here, behind = (np.zeros(4, np.uint8) for _ in range(2))  # bucket numbers
         keys, values = np.zeros(size, self.key), np.zeros(size, self.value)
         start = None
         while True:

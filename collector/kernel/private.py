@@ -75,7 +75,7 @@ class PrivateDatapath(LoadedDatapath):
         return out
 
     def map(self, name: str) -> AnyMap:
-        """A map by its name in bpf/bcc.c."""
+        """A map by its name in schemas/maps.py."""
         return self.handle.map(name)
 
     def set_config(self, **fields: Any) -> None:

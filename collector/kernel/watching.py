@@ -36,9 +36,7 @@ class Watch:
     """The interfaces that `settings` ask for, of one datapath."""
 
     def __init__(self, settings: DatapathSettings) -> None:
-        """Raises KernelError for what cannot be watched, and if an interface asked for by name is not there: `absent`
-        has it then.
-        """
+        """Raises KernelError for what cannot be watched. `absent`: what was asked for by name and is not there."""
         self.settings = settings
         self.changes = Changes(settings.netns)
         self.there: dict[str, Link] = {}
@@ -65,21 +63,22 @@ class Watch:
         chain = [datapath]
         while (older := chain[-1].predecessor) is not None:
             chain.append(older)
-        noted = [one.attached() for one in chain]
-        # One killed before it could take note has what this start would have attached, too.
-        here = [netns in (self.settings.netns, None) for netns, _ in noted]
-        clsact = {a.ifindex for at, (_, attached) in zip(here, noted, strict=True) if at for a in attached if a.clsact}
-        # Links of another namespace may have the same ifindexes.
-        pins = tuple(one.directory for one, at in zip(chain, here, strict=True) if at or one is datapath)
-        programs = replace(datapath.programs, pins=pins)
+        for one in chain:
+            netns, elsewhere = one.attached()
+            # One killed before it could take note has what this start would have attached.
+            if netns not in (self.settings.netns, None):  # first: in two namespaces ifindexes may be the same
+                one.take_off(netns, elsewhere)
+                self._left_behind(one)
+        noted = [one.attached()[1] for one in chain]
+        clsact = {a.ifindex for before in noted for a in before if a.clsact}
         attached, failed = self._put_on(
-            datapath, self.wanted, [], programs=programs, clsact=clsact, notice=datapath.notices.append
+            datapath, self.wanted, [], programs=datapath.programs, clsact=clsact, notice=datapath.notices.append
         )
         datapath.notices += [f"{name} is not watched: {error}" for name, error in failed.items()]
-        for one, at, (netns, before) in zip(chain, here, noted, strict=True):
-            one.take_off(netns or "", self._leftovers(before) if at else before)
+        for one, before in zip(chain, noted, strict=True):
+            one.take_off(self.settings.netns, self._leftovers(before))
             if one is not datapath:
-                one.note(netns or "", [])
+                one.note(self.settings.netns, [])
         if datapath.predecessor is not None:
             libbpf.membarrier()  # from here on no packet is counted by the old programs
         again = [a for a in attached if a.fresh]
@@ -96,7 +95,9 @@ class Watch:
             if not self._list():
                 noted = self._left_behind(datapath)
             self.wanted, self.absent = attach.wanted_links(self.settings.interfaces, self.there)
-        except KernelError as error:  # the namespace went, too
+        except KernelError as error:
+            if not self.settings.netns or (NETNS_DIR / self.settings.netns).exists():
+                raise  # it is there, and so is what is attached
             self.there = {}
             self.changes.forget()  # or it would stay for our sake
             self._left_behind(datapath)
@@ -106,9 +107,8 @@ class Watch:
         asked = {link.ifindex: interface for interface, link in self.wanted.items()}
         right = {a.ifindex: a for a in noted if a.ifindex in asked and _hooks(a) == asked[a.ifindex].hooks}
         new = {interface: link for interface, link in self.wanted.items() if link.ifindex not in right}
-        if len(new) > AT_ONCE:  # others wait for this thread, too: the rest is for the next look
-            new = dict(islice(new.items(), AT_ONCE))
-            self.changes.tell()
+        more = len(new) > AT_ONCE  # others wait for this thread, too: the rest is for the next look
+        new = dict(islice(new.items(), AT_ONCE))
         kept = [replace(a, name=asked[a.ifindex].name, fresh=False) for a in right.values()]
         if new or kept != noted or bridges != _bridges(self.there):
             clsact = {a.ifindex for a in noted if a.clsact}
@@ -121,6 +121,8 @@ class Watch:
             if any(a.fresh and a.ifindex in known for a in attached):
                 self._let_midstream(datapath)
         self._missing(datapath, noted, look)
+        if more:  # not if this look failed: the next would fail at once, and so on
+            self.changes.tell()
         datapath.interfaces |= dict.fromkeys(look.unwatched, NOT_WATCHED)
         on = [{name for name, how in of.items() if how != NOT_WATCHED} for of in (before, datapath.interfaces)]
         look.notices += [
@@ -168,7 +170,7 @@ class Watch:
         """Attach to `new`, note it with `kept`, and write what goes with it; as attach.attach()."""
         may_fail = {link.name for link in new.values()} - (set() if all_may_fail else set(self._names()))
         there, ingress = self.there.values(), {a.ifindex for a in kept if a.xdp}
-        old = set(datapath.handle.watched.read()[0].tolist())
+        old = set(datapath.handle.watched.read()[0].tolist()) & {link.ifindex for link in there}
         told: list[str] = []
         # Egress leaves alone what came in where ingress sees it: told of a little too early, judged once, not twice.
         coming = {link.ifindex for interface, link in new.items() if interface.hooks != "egress"}
@@ -195,7 +197,7 @@ class Watch:
         return attached, failed
 
     def _left_behind(self, datapath: "PinnedDatapath") -> list[Attached]:
-        """The namespace went, or another has its name: let go of what is in it. What is noted from now on: nothing."""
+        """Let go of what is in a namespace that went, or is not ours any more. What is noted from now on: nothing."""
         for link in bpflink.read([datapath.directory]):
             bpflink.drop(link)
         datapath.note(self.settings.netns, [])
@@ -286,7 +288,10 @@ def _bridges(there: Mapping[str, Link]) -> list[tuple[int, int]]:
 
 def _write_watched(datapath: "PinnedDatapath", wanted: Collection[int]) -> None:
     watched = datapath.handle.watched
+    room = watched.info.max_entries
+    if len(wanted) > room:
+        raise KernelError(f"{len(wanted)} interfaces to watch: {room} at most can be", "narrow the pattern")
     there, _ = watched.read()
+    watched.remove(there[~np.isin(there, np.array(sorted(wanted), "<u4"))])  # first, for room
     new = np.array(sorted(set(wanted) - set(there.tolist())), "<u4")
     watched.put(new, np.ones(len(new), "<u4"))
-    watched.remove(there[~np.isin(there, np.array(sorted(wanted), "<u4"))])

@@ -4,13 +4,16 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from collector.kernel import Interface, libbpf, netlink, watching
+from collector.errors import KernelError
+from collector.kernel import Interface, bpflink, libbpf, loader_core, netlink, watching
 from collector.kernel.datapath import PinnedDatapath
 from collector.kernel.netns import inside, links
 from schemas.codes import Flag
+from schemas.maps import MAPS
 from tests.support.datapath_suite import told
 from tests.support.kernel import instance
 from tests.support.netns import Lab, ip, wait_for
@@ -101,6 +104,42 @@ def test_a_table_that_changes_while_it_is_read_is_read_again(place: Place, monke
     monkeypatch.setattr(netlink, "_answers", interrupted)
     assert set(inside(place.netns, links)) == {"lo", "veth0"}
     assert len(tries) == 3
+
+
+def test_a_table_that_cannot_be_read_lets_nothing_go(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: socket.socket) -> Iterator[bytes]:
+        raise netlink._Interrupted
+
+    datapath = place.open()
+    before = (place.xdp(), place.tcx(), datapath.attached(), datapath.interfaces)
+    with monkeypatch.context() as patched:
+        patched.setattr(netlink, "_answers", interrupted)
+        with pytest.raises(KernelError, match=r"^netlink: the table changes faster than it can be read$"):
+            datapath.look_after()
+    assert (place.xdp(), place.tcx(), datapath.attached(), datapath.interfaces) == before
+    assert datapath.look_after().unwatched == {}
+
+
+def test_more_than_there_is_room_for_is_said_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = tuple(replace(one, entries=lambda _: 3) if one.name == "watched" else one for one in MAPS)
+    monkeypatch.setattr(loader_core, "DESCRIBED", maps)
+    datapath = place.open(interfaces=PATTERN, loader="core")
+    names = burst(place, n=1)
+    settle(datapath)
+    assert set(datapath.interfaces) == {"veth0", *names} == on_the_wire(place)
+    ip("link", "delete", names[0], netns=place.netns)
+    names = burst(place, first=101, n=1)  # as many come as go, in one look
+    settle(datapath)
+    assert set(datapath.interfaces) == {"veth0", *names} == on_the_wire(place)
+    monkeypatch.setattr(watching, "AT_ONCE", 1)
+    burst(place, first=200, n=1)
+    with pytest.raises(KernelError, match=r"^4 interfaces to watch: 3 at most can be$"):
+        datapath.look_after()
+    settled = select.epoll()
+    settled.register(datapath.interface_changes(), select.EPOLLIN)
+    assert settled.poll(0) == []  # the next look waits for a change
+    settled.close()
+    assert set(datapath.interfaces) == {"veth0", *names} == on_the_wire(place)
 
 
 def test_one_that_cannot_be_watched_does_not_stop_the_others(place: Place) -> None:
@@ -208,3 +247,21 @@ def test_a_namespace_made_anew_is_followed_again(place: Place) -> None:
     burst(place, first=200, n=1)
     wait_for(lambda: told(datapath).came, "word of the others")
     assert set(datapath.interfaces) == {"veth100a", "veth100b", "veth200a", "veth200b"}
+
+
+def test_a_start_in_another_namespace_moves_to_it_whatever_the_numbers(place: Place) -> None:
+    """Both interfaces are number 2, as those of containers are."""
+    place.open().close()
+    there = place.lab.namespace("other")
+    ip("link", "add", "veth0", "index", "2", "type", "veth", "peer", "name", "peer", "index", "9", netns=there)
+    assert inside(place.netns, links)["veth0"].ifindex == 2
+    datapath = place.open(netns=there)
+    xdp, egress = (datapath.handle.programs[name] for name in ("xdp_ingress", "tc_egress"))
+    assert datapath.adopted
+    assert datapath.interfaces == {"veth0": "native+egress"}
+    assert inside(there, lambda: (libbpf.xdp_query(2).any, libbpf.tcx_query(2))) == (
+        libbpf.program_info(xdp).id, [libbpf.program_info(egress).id],
+    )  # fmt: skip
+    assert (place.xdp().any, place.tcx()) == (0, [])
+    assert {(link.hook, link.ifindex) for link in bpflink.read([place.pins])} == {("egress", 2), ("xdp", 2)}
+    assert datapath.look_after().unwatched == {}
