@@ -95,8 +95,8 @@ def knobs(overrides: dict[str, int]) -> dict[str, int]:
     for name, value in overrides.items():
         if name not in known:
             raise KernelError(f"there is no knob {name}", "knobs are: " + ", ".join(known))
-        if value <= 0:
-            raise KernelError(f"knob {name} is {value}", "knobs are positive numbers")
+        if not 0 < value < 1 << 31:
+            raise KernelError(f"knob {name} is {value}", "knobs are positive numbers below 2,147,483,648")
     out = known | overrides
     if out["RING_BYTES"] & (out["RING_BYTES"] - 1) or out["RING_BYTES"] < 4096:
         raise KernelError(f"knob RING_BYTES is {out['RING_BYTES']}", "the ring's size is a power of two, 4096 or more")

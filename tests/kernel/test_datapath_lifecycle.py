@@ -345,6 +345,8 @@ def test_a_large_mtu_falls_back_to_generic() -> None:
         ({"knobs": {"NOPE": 1}}, "no knob NOPE", "FLOWS_MAX"),
         ({"knobs": {"RING_BYTES": 5000}}, "RING_BYTES is 5000", "power of two"),
         ({"knobs": {"RULES_MAX": 100}}, "RULES_MAX is 100", "multiple of 64"),
+        ({"knobs": {"FLOWS_MAX": 0}}, "FLOWS_MAX is 0", "positive numbers below 2,147,483,648"),
+        ({"knobs": {"RING_BYTES": 1 << 32}}, "RING_BYTES is 4294967296", "positive numbers below 2,147,483,648"),
         ({"knobs": {"RULES_MAX": 16_448}}, "RULES_MAX is 16448", "16384 at most"),
         ({"timeouts": {"NOPE": 1}}, "no time-out NOPE", "UDP"),
         ({"pins": Path("/sys/fs/bpf/ztlens-test/a.b")}, "no dots", "instance name"),
