@@ -244,6 +244,8 @@ class Changes:
         """
         with suppress(BlockingIOError):
             os.eventfd_read(self._told)
+        if self._changes is not None:
+            self._changes.empty()
         of = (0, 0)
         if self._netns:
             with suppress(OSError):
@@ -255,8 +257,6 @@ class Changes:
             self.forget()
             self._poll.register(changes, select.EPOLLIN)
             self._changes, self._of = changes, of
-        assert self._changes is not None
-        self._changes.empty()
         return same
 
     def tell(self) -> None:

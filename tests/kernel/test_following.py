@@ -2,6 +2,7 @@
 
 import select
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -118,6 +119,25 @@ def test_a_table_that_cannot_be_read_lets_nothing_go(place: Place, monkeypatch: 
             datapath.look_after()
     assert (place.xdp(), place.tcx(), datapath.attached(), datapath.interfaces) == before
     assert datapath.look_after().unwatched == {}
+
+
+def test_a_namespace_that_cannot_be_entered_is_not_asked_again_and_again(place: Place) -> None:
+    """Its name is there, unmounted: so it is while `ip netns add` makes it."""
+    datapath = place.open(interfaces=PATTERN)
+    path = watching.NETNS_DIR / place.netns
+    subprocess.run(["umount", str(path)], check=True)
+    with select.epoll() as settled:
+        settled.register(datapath.interface_changes(), select.EPOLLIN)
+        place.wire.close()
+        ip("link", "delete", "veth1", netns=place.netns.removesuffix("-in") + "-out")
+        assert settled.poll(5)
+        with pytest.raises(KernelError, match=r"^entering the network namespace: Invalid argument$"):
+            datapath.look_after()
+        assert settled.poll(0) == []
+    path.unlink()
+    assert datapath.look_after().unwatched == {}
+    assert datapath.interfaces == {}
+    ip("netns", "add", place.netns)
 
 
 def test_more_than_there_is_room_for_is_said_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
