@@ -59,8 +59,9 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
         try:
             watch.begin(datapath)
         except BaseException:
-            if not datapath.adopted and datapath.predecessor is None and not datapath.attached()[1]:
-                datapath.unpin()  # `attach` has taken its programs off again
+            if not datapath.adopted and datapath.predecessor is None:
+                datapath.detach()
+                datapath.unpin()
             raise
         datapath.watch = watch
         return datapath

@@ -183,13 +183,13 @@ class Watch:
             _write_watched(datapath, old)
             raise
         attached = sorted([*kept, *attached], key=lambda a: a.name)
+        datapath.note(self.settings.netns, attached)  # first: whoever fails from here on knows what to take off
         ingress = {a.ifindex for a in attached if a.xdp}
         told = []
         _write_watched(datapath, attach.watched_ifindexes(ingress, there, told.append))
         for line in told:
             if line not in datapath.notices:
                 notice(line)
-        datapath.note(self.settings.netns, attached)
         generic = any(a.xdp == "generic" for a in attached)
         datapath.handle.config.values["flags"][0] = Flag.AGGREGATED if generic else 0
         datapath.interfaces = {a.name: a.how for a in attached} | dict.fromkeys(failed, NOT_WATCHED)

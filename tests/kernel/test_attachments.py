@@ -6,12 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from collector.errors import ForeignProgram
-from collector.kernel import Interface, bpflink, libbpf, probes
+from collector.errors import ForeignProgram, KernelError
+from collector.kernel import Interface, bpflink, libbpf, probes, watching
 from collector.kernel.datapath import PinnedDatapath
 from collector.kernel.netns import inside, links
 from collector.kernel.removal import remove_datapath
@@ -28,6 +29,7 @@ OWNER = """
 import json
 import sys
 from pathlib import Path
+from typing import Any
 from collector.kernel import DatapathSettings, Interface, open_datapath
 pins, netns, knobs = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 datapath = open_datapath(DatapathSettings(pins, (Interface("veth*"),), netns=netns, knobs=knobs))
@@ -262,3 +264,22 @@ def test_a_large_mtu_is_held_by_a_generic_link(lacking: str) -> None:
         again.detach()
         assert place.xdp().any == 0
         place.close()
+
+
+def test_a_start_that_fails_behind_the_attachment_is_undone(
+    place: Place, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = watching._write_watched, []
+
+    def second_fails(*arguments: Any) -> None:
+        calls.append(place.xdp().any)
+        if len(calls) == 2:
+            raise KernelError("no")
+        real(*arguments)
+
+    monkeypatch.setattr(watching, "_write_watched", second_fails)
+    with pytest.raises(KernelError, match=r"^no$"):
+        place.open()
+    assert [xdp != 0 for xdp in calls] == [False, True]
+    assert state(place) == (0, 0, False, [])
+    assert not place.pins.exists()
