@@ -71,10 +71,10 @@ class Gate:
 
     def _answer(self, scope: Scope, headers: Headers) -> Response | None:
         """None: let it in."""
-        if headers.get("host", "").lower() not in self._hosts:
+        names = headers.getlist("host")  # one, and ours: of two, another program may read the other
+        if len(names) != 1 or names[0].lower() not in self._hosts:
             return _refusal(scope, "this is not the name of this page", "open the link that was printed")
-        origin = headers.get("origin")
-        if origin is not None and not self._is_ours(origin):
+        if not all(map(self._is_ours, headers.getlist("origin"))):
             return _refusal(scope, "another site asks", "open the link that was printed")
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for name, value in query if name == "token"]

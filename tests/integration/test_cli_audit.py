@@ -138,7 +138,13 @@ def test_what_the_sink_refuses(recorded: SinkSettings) -> None:
         ('{"candidate": {"text": "version: 1"}, "identities": "then"}', "not an audit: "),
         ("x" * (4 * MAX_BYTES + 1), "the question is longer than"),
     ]  # fmt: skip
+
+    def counted(sink: SinkProcess) -> tuple[int, int, int]:
+        questions = sink.ask(lambda history: history.status())["questions"]
+        return questions["questions"], questions["answered"], questions["refused"]
+
     with SinkProcess(recorded) as sink:
+        before = counted(sink)
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(recorded.socket)), base_url="http://sink") as client:
             for body, error in cases:
                 answer = client.post("/api/v1/audit", content=body, timeout=60)
@@ -146,8 +152,8 @@ def test_what_the_sink_refuses(recorded: SinkSettings) -> None:
                 assert answer.json()["error"].startswith(error)
             answer = client.post("/api/v1/audit", content=json.dumps({"candidate": {"text": OPEN}}), timeout=60)
             assert answer.json()["flows"] == 26
-        questions = sink.ask(lambda history: history.status())["questions"]
-        assert (questions["questions"], questions["answered"], questions["refused"]) == (6, 1, 5)
+        # Six, and the question of the counters, which is answered after it counted.
+        assert [now - then for now, then in zip(counted(sink), before, strict=True)] == [6 + 1, 1 + 1, 5]
 
 
 def test_an_audit_takes_its_time_and_no_more(recorded: SinkSettings) -> None:
