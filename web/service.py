@@ -76,7 +76,9 @@ def application(settings: WebSettings, source: Source, live: Live, passing: Pass
     from web import views  # noqa: PLC0415
 
     outer = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    outer.add_api_route("/api/{path:path}", passing.__call__, methods=["GET", "POST"], include_in_schema=False)
+    # Methods that the sink refuses, too: its word is the answer.
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+    outer.add_api_route("/api/{path:path}", passing.__call__, methods=methods, include_in_schema=False)
     views.serve(settings, source, live)
     ui.run_with(
         outer, title="ztlens", dark=None, tailwind=False, gzip_middleware_factory=None, show_welcome_message=False,
