@@ -16,6 +16,7 @@ from typing import Self
 
 import uvloop
 
+from policy.units import Generality
 from schemas.present import address_text
 from sink.client import History
 from sink.errors import SinkError
@@ -35,7 +36,7 @@ NOBODY = "nats://127.0.0.1:9"
 """A sink that only answers."""
 HALF = 50_000_000
 """Verdicts of the hours that violations are asked of; of a smaller history all."""
-SUGGESTED = 2_500_000
+SUGGESTED = 250_000
 """Verdicts of the hours a policy is suggested of."""
 BUSY = "SELECT src_identity, dst_identity, sum(packets) AS packets FROM verdicts GROUP BY ALL ORDER BY 3 DESC LIMIT 20"
 """What a reader asks who never rests."""
@@ -52,7 +53,7 @@ class Bench:
         Figure("audit, large", "100 M verdicts, the same", "s", at_most=30.0),
         Figure("audit peak", "the most the sink ever held meanwhile", "MiB", at_most=4096.0),
         Figure("audit, in a loop", "the same rules one by one in Python, per verdict of 10 M", "s"),
-        Figure("suggest", "a policy of the last 2.5 M verdicts and its proof", "s"),
+        Figure("suggest", "a policy of the last 250,000 verdicts and its proof", "s"),
         Figure("violations", "by rule and hour over 50 M verdicts, warm", "ms", at_most=500.0),
         Figure("one host", "what it did in the last hour of the large history", "ms", at_most=20.0),
         Figure("observe", "a page of 50 since a moment in the midst of it", "ms", at_most=100.0),
@@ -121,7 +122,7 @@ class Bench:
     def _suggest(self, sink: SinkProcess) -> None:
         newest = sink.value("SELECT epoch_ns(max(time)) FROM store.verdicts")
         since = newest - math.ceil(SUGGESTED / history.BLOCK * BLOCK_SECONDS * 1e9)
-        document: Document = sink.ask(lambda found: found.suggest(Suggest(since=since)))
+        document: Document = sink.ask(lambda found: found.suggest(Suggest(since=since, generality=Generality.NETWORK)))
         assert document["policy"], "no policy was suggested"
         assert not document["audit"]["newly_denied"], "the policy denies what was recorded"
 
