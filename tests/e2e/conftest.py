@@ -2,10 +2,14 @@
 
 import itertools
 import os
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.installation import Installation
+from tests.support.kernel import quiet_veth
 from tests.support.netns import Lab
 from ztlens.demo.network import DemoNetwork
 
@@ -17,6 +21,19 @@ def lab() -> Iterator[Lab]:
     """Namespaces, links and sockets of this test."""
     with Lab() as lab:
         yield lab
+
+
+@pytest.fixture
+def wired(lab: Lab) -> tuple[str, socket.socket]:
+    """A quiet namespace with veth0, and a raw socket at its other end."""
+    return quiet_veth(lab)
+
+
+@pytest.fixture
+def one(lab: Lab, wired: tuple[str, socket.socket], tmp_path: Path) -> Iterator[Installation]:
+    """An installation in that namespace."""
+    with Installation(lab, tmp_path / "one", netns=wired[0]) as one:
+        yield one
 
 
 @pytest.fixture

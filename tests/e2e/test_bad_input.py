@@ -24,7 +24,7 @@ from schemas import subjects
 from sink.store.database import open_writer
 from tests.support import programs
 from tests.support.installation import PATIENCE, Done, Installation, Process
-from tests.support.kernel import quiet_veth, udp_frame
+from tests.support.kernel import udp_frame
 from tests.support.nats import NatsServer
 from tests.support.netns import Lab, ip, wait_for
 
@@ -38,18 +38,6 @@ HINT = "docs/policy.md says what may stand there"
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 NO_HEADERS = ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none /lib/modules/{RELEASE} && exec "$@"', "sh")
 NO_ADMIN = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
-
-
-@pytest.fixture
-def wired(lab: Lab) -> tuple[str, socket.socket]:
-    """A quiet namespace with veth0, and a raw socket at its other end."""
-    return quiet_veth(lab)
-
-
-@pytest.fixture
-def one(lab: Lab, wired: tuple[str, socket.socket], tmp_path: Path) -> Iterator[Installation]:
-    with Installation(lab, tmp_path / "one", netns=wired[0]) as one:
-        yield one
 
 
 @contextmanager

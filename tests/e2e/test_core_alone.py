@@ -6,14 +6,13 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.installation import PATIENCE, Installation
-from tests.support.kernel import quiet_veth, udp_frame
-from tests.support.netns import Lab, wait_for
+from tests.support.kernel import udp_frame
+from tests.support.netns import wait_for
 
 TOOLS = ("clang", "llc", "llvm-strip", "gcc", "cc")
 
@@ -31,17 +30,6 @@ def bare() -> tuple[str, ...]:
     programs = {Path(found).resolve() for tool in TOOLS if (found := shutil.which(tool))}
     steps += [f"mount --bind /dev/null {path}" for path in programs if not str(path).startswith("/usr/lib/llvm")]
     return ("unshare", "--mount", "sh", "-c", " && ".join([*steps, 'exec "$@"']), "sh")
-
-
-@pytest.fixture
-def wired(lab: Lab) -> tuple[str, socket.socket]:
-    return quiet_veth(lab)
-
-
-@pytest.fixture
-def one(lab: Lab, wired: tuple[str, socket.socket], tmp_path: Path) -> Iterator[Installation]:
-    with Installation(lab, tmp_path / "one", netns=wired[0]) as one:
-        yield one
 
 
 def test_nothing_to_compile_with_is_there(bare: tuple[str, ...]) -> None:
