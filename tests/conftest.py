@@ -1,7 +1,13 @@
 """Fixtures every test may ask for; their code lives in tests/support/."""
 
+import os
+
 from tests.support.bytecode import bytecode_cache
 from tests.support.loaders import loader
 from tests.support.nats import nats_server
 
 __all__ = ["bytecode_cache", "loader", "nats_server"]
+
+# Rich believes these rather than the terminal: a test that has one says its size there.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)

@@ -69,6 +69,7 @@ class Terminal:
         try:
             wait_for(there, repr(texts), PATIENCE)
         except AssertionError as error:
+            self._process.kill()
             raise AssertionError(self.text[-4000:]) from error
 
     def press(self, key: bytes) -> int:

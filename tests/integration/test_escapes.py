@@ -17,13 +17,15 @@ from tests.support.rollups import roll_up
 from tests.support.sinks import SinkProcess, settings
 
 N = 3000
+LIMIT = 2 << 30
+"""Bytes the sink may allocate."""
 CONTENT = "SELECT count(*) AS n, sum(hash(v))::VARCHAR AS h FROM store.verdicts AS v"
 
 
 @pytest.fixture
 def sink(tmp_path: Path) -> Iterator[SinkProcess]:
     """A sink over N verdicts whose NATS is away: nothing but questions happens to it."""
-    given = settings(tmp_path, "nats://127.0.0.1:1", query_timeout=1.0, process_memory=2 << 30)
+    given = settings(tmp_path, "nats://127.0.0.1:1", query_timeout=1.0, process_memory=LIMIT)
     store = Store.open(given)
     store.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows))], records=[batches.policy_record()]))
     roll_up(store)
@@ -35,6 +37,12 @@ def sink(tmp_path: Path) -> Iterator[SinkProcess]:
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def mapped(pid: int) -> int:
+    """Bytes that count against the limit."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmData:")]
+    return int(line.split()[1]) << 10
 
 
 def test_nothing_gets_out_and_nothing_breaks(sink: SinkProcess, tmp_path: Path) -> None:
@@ -60,6 +68,7 @@ def test_nothing_gets_out_and_nothing_breaks(sink: SinkProcess, tmp_path: Path) 
         assert sink.process.poll() is None
         assert history.status()["pid"] == sink.process.pid
         assert history.sql(CONTENT).to_pylist() == before
+        assert mapped(sink.process.pid) < LIMIT // 4  # what a question took is given back, not only free to the next
         assert sorted(path for path in tmp_path.iterdir() if path.suffix != ".tmp") == files
         assert list(tmp_path.glob("*.tmp/*")) == []
         assert digest(database) == data
