@@ -1,0 +1,105 @@
+"""What can be asked by SQL, how the sink and the nodes do, and a first look at it all."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from schemas.http.asked import Asked, Count, Text
+from schemas.http.sums import Split, Sums
+
+
+class Column(msgspec.Struct):
+    """Of a view."""
+
+    name: str
+    type: str
+    doc: str
+
+
+class View(msgspec.Struct):
+    """What can be asked by SQL."""
+
+    name: str
+    doc: str
+    columns: list[Column]
+
+
+class Schema(msgspec.Struct):
+    """All views."""
+
+    views: list[View]
+
+
+class LedgerAsked(Asked):
+    """Parameters of `ledger`: rings heard of since then."""
+
+    since: Text = ""
+
+
+class Rates(msgspec.Struct):
+    """Verdicts in each of the last seconds, oldest first; `times` is where each begins."""
+
+    times: list[str]
+    allowed: list[Count]
+    denied: list[Count]
+    would_deny: list[Count]
+
+
+class DeniedPair(Sums):
+    """A pair that was denied, by name."""
+
+    src_identity: str
+    dst_identity: str
+    dport: Count
+    proto: str
+    rule: str
+    outcome: str
+    last_seen: str
+
+
+class RuleSums(Sums):
+    """What a rule decided."""
+
+    rule: str
+    decision: str
+    last_seen: str
+
+
+class NodeHealth(msgspec.Struct):
+    """`state`: live, silent or closed. Losses are of all time; `flows_live` null: not counted yet."""
+
+    node: str
+    ring: str
+    state: str
+    mode: str | None
+    revision: Count | None
+    pending: bool
+    flows_live: Count | None
+    samples_lost: Count
+    held_back: Count
+    gaps: Count
+    in_flight: int | None
+    balanced: bool
+    last: str | None
+
+
+class OverviewAsked(Asked):
+    """Parameters of `overview`: how far back the tops are of, and how many."""
+
+    since: Text = "1h"
+    top: Annotated[int, Meta(ge=1, le=100)] = 10
+
+
+class Overview(msgspec.Struct):
+    """What a first look wants, in one answer. `lag`: messages that wait in the streams; null: NATS is away."""
+
+    time: str
+    rates: Rates
+    totals: Split
+    top_denied: list[DeniedPair]
+    top_rules: list[RuleSums]
+    nodes: list[NodeHealth]
+    balanced: bool
+    lag: Count | None
+    notices: list[str]
