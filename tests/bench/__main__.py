@@ -18,6 +18,8 @@ from tests.bench.table import table
 
 MODULES = ("datapath", "loaders", "policy", "wire", "ring", "store", "disk", "history", "viewers", "replay", "chain",
            "idle")  # fmt: skip
+BY_NAME = ("memory",)
+"""Run only when they are asked for."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -28,19 +30,21 @@ def say(line: str) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.sh", description="Measures ztlens beside its peers, in one run.")
     parser.add_argument("--quick", action="store_true", help="smaller amounts: to try the benchmarks, not to quote")
-    parser.add_argument("--only", default="", help=f"comma-separated, of: {', '.join(MODULES)}")
+    parser.add_argument("--only", default="", help=f"comma-separated, of: {', '.join((*MODULES, *BY_NAME))}")
     parser.add_argument("--runs", type=int, default=3, help="median over so many (default 3)")
     parser.add_argument("--loader", choices=(AUTO, *LOADERS), default=AUTO, help="of the kernel side (default auto)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep made-up histories there, and use those kept")
+    parser.add_argument("--seconds", type=float, default=120.0, help="how long `memory` is watched (default 120)")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument("--save", type=Path, help="write the JSON here (default: tests/bench/results/TIME.json)")
     parser.add_argument("--debug", action="store_true", help="tracebacks")
     parsed = parser.parse_args()
     parsed.only = [name for name in parsed.only.split(",") if name] or list(MODULES)
-    unknown = set(parsed.only) - set(MODULES)
-    if unknown or parsed.runs < 1:
-        what = f"there is no benchmark {', '.join(sorted(unknown))}" if unknown else "--runs is 1 or more"
-        print(f"error: {what}\nhint: those there are: {', '.join(MODULES)}", file=sys.stderr)
+    unknown = set(parsed.only) - {*MODULES, *BY_NAME}
+    if unknown or parsed.runs < 1 or not 1 <= parsed.seconds <= 1e6:
+        few = "--runs is 1 or more" if parsed.runs < 1 else "--seconds is 1 to 1000000"
+        what = f"there is no benchmark {', '.join(sorted(unknown))}" if unknown else few
+        print(f"error: {what}\nhint: those there are: {', '.join((*MODULES, *BY_NAME))}", file=sys.stderr)
         raise SystemExit(2)
     return parsed
 
@@ -82,7 +86,7 @@ def main() -> int:
     stolen, total = steal()
     if facts["load"] > facts["cores"] / 4:
         say(f"load {facts['load']}: somebody else is busy here; figures will be too low, ratios less so")
-    options = Options(given.runs, given.quick, loader.name, given.keep)
+    options = Options(given.runs, given.quick, loader.name, given.keep, given.seconds)
     with tempfile.TemporaryDirectory(prefix="ztlens-bench-") as scratch:
         os.environ.setdefault("ZTLENS_BYTECODE_CACHE", scratch)  # each program is compiled once
         outcomes = [run(name, options, given.debug) for name in given.only]

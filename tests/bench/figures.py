@@ -41,12 +41,14 @@ class Figure:
 @dataclass(frozen=True)
 class Options:
     """How to measure: `quick` takes smaller amounts, for trying the benchmark itself; `loader` loads the kernel side;
-    `keep` is where long histories are kept for the next time, None: nowhere."""
+    `keep` is where long histories are kept for the next time, None: nowhere; `seconds` is how long memory is
+    watched."""
 
     runs: int = 3
     quick: bool = False
     loader: str = AUTO
     keep: Path | None = None
+    seconds: float = 120.0
 
 
 class Benchmark(Protocol):

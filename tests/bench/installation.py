@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from tests.bench.policies import policy_text
 from tests.support.netns import Lab, write_sysctls
+from tests.support.pages import Published
 
 ZTLENS = Path(sys.executable).parent / "ztlens"
 
@@ -76,6 +77,11 @@ class Installation:
         info = wait_until(self._running, "ztlens up", 180)
         self.url: str = info["nats"]
         self.pids = {**info["parts"], "up": info["pid"]}
+
+    @property
+    def page(self) -> Published:
+        """The page, for a browser; it is there with the setting `web`."""
+        return Published((self.run_dir / "web.url").read_text())
 
     def _running(self) -> dict[str, Any] | None:
         if self._process.poll() is not None:

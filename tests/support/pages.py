@@ -47,15 +47,31 @@ def now(seconds: float = 0.0) -> int:
     return time.time_ns() - int(seconds * 1e9) - batches.CLOCK
 
 
-class PageProcess:
-    """`ztlens web` on a port of its own; `link` lets a browser in."""
+class Published:
+    """A page that answers; `link` lets a browser in."""
+
+    def __init__(self, link: str = "") -> None:
+        self.link = link
+
+    @property
+    def origin(self) -> str:
+        """Without path and token."""
+        return "http://" + urlsplit(self.link).netloc
+
+    @property
+    def token(self) -> str:
+        return self.link.rpartition("=")[2]
+
+
+class PageProcess(Published):
+    """`ztlens web` on a port of its own."""
 
     def __init__(self, state: Path, run_dir: Path, listen: str = "127.0.0.1:0") -> None:
+        super().__init__()
         self._run_dir, self._log = run_dir, state / "web.log"
         self._command = ztlens_command("web", "--state", str(state), "--run-dir", str(run_dir), "--config", os.devnull)
         self._listen = listen
         self.process: subprocess.Popen[bytes] | None = None
-        self.link = ""
 
     def moved_to(self, listen: str) -> None:
         """Where it listens when it is started again."""
@@ -78,15 +94,6 @@ class PageProcess:
         assert self.process.poll() is None, self._log.read_text()
         file = self._run_dir / "web.url"
         return file.read_text() if file.exists() else ""
-
-    @property
-    def origin(self) -> str:
-        """Without path and token."""
-        return "http://" + urlsplit(self.link).netloc
-
-    @property
-    def token(self) -> str:
-        return self.link.rpartition("=")[2]
 
     def end(self) -> int:
         """SIGTERM; its exit status."""
@@ -145,7 +152,7 @@ class Stage:
 class Browser:
     """Chromium without a window, let in by the page's link."""
 
-    def __init__(self, page: PageProcess, *, dark: bool = False, width: int = 1280) -> None:
+    def __init__(self, page: Published, *, dark: bool = False, width: int = 1280) -> None:
         self._page, self._dark, self._width = page, dark, width
         self._playwright: Playwright | None = None
         self.context: BrowserContext | None = None
@@ -184,9 +191,13 @@ class Browser:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))
         page.on("websocket", lambda socket: self.asked.append(socket.url))
+        await self.to(page, path)
+        return page
+
+    async def to(self, page: Page, path: str) -> None:
+        """Another address in this tab."""
         await page.goto(self._page.origin + path)
         await page.wait_for_selector("header.top")
-        return page
 
     def _said(self, kind: str, text: str) -> None:
         if kind == "error":
