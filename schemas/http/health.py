@@ -38,7 +38,7 @@ class LedgerAsked(Asked):
 
 
 class Rates(msgspec.Struct):
-    """Verdicts in each of the last seconds, oldest first; `times` is where each begins."""
+    """Verdicts in each of the last seconds of the span, oldest first; `times` is where each begins."""
 
     times: list[str]
     allowed: list[Count]
@@ -85,14 +85,18 @@ class NodeHealth(msgspec.Struct):
 
 
 class OverviewAsked(Asked):
-    """Parameters of `overview`: how far back the tops are of, and how many."""
+    """Parameters of `overview`: the span of totals and tops, and how many. Rates are of the last minute of it."""
 
     since: Text = "1h"
+    until: Text = ""
     top: Annotated[int, Meta(ge=1, le=100)] = 10
 
 
 class Overview(msgspec.Struct):
-    """What a first look wants, in one answer. `lag`: messages that wait in the streams; null: NATS is away."""
+    """What a first look wants, in one answer. Nodes, `balanced`, `lag` and notices are of now, whatever the span.
+
+    `lag`: messages that wait in the streams; null: NATS is away.
+    """
 
     time: str
     rates: Rates

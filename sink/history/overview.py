@@ -23,10 +23,12 @@ _LAST = "max(last_seen) AS last_seen"
 def overview(reading: Reading, asked: http.OverviewAsked) -> dict[str, Any]:
     """http.Overview but for `lag` and `notices`, which the sink knows. Raises InputError, SinkError."""
     now = now_ns()
-    since = asking.moment(asked.since)
+    since, until = asking.span(asked)
     if since is not None and since >= now:
         raise QueryError("since lies in the future", "name a moment before now")
-    bounds = (None if since is None else max(0, since) // MINUTE * MINUTE, None)  # whole minutes need no events
+    if until is None and since is not None:
+        since = max(0, since) // MINUTE * MINUTE  # whole minutes need no events
+    bounds = since, until
     rows = said(reading, http.Filtered(), bounds)
     # By numbers first: few groups are left of millions of rows when names are joined.
     ruled = "ring_number AS ring, revision, rule_number AS rule"
@@ -46,14 +48,14 @@ def overview(reading: Reading, asked: http.OverviewAsked) -> dict[str, Any]:
     )
     nodes = _nodes(reading)
     return {
-        "time": rfc3339(now), "rates": _rates(reading, now), "totals": split(totals), "top_denied": denied,
-        "top_rules": rules, "nodes": nodes, "balanced": all(node["balanced"] for node in nodes),
+        "time": rfc3339(now), "rates": _rates(reading, min(now, until or now)), "totals": split(totals),
+        "top_denied": denied, "top_rules": rules, "nodes": nodes, "balanced": all(node["balanced"] for node in nodes),
     }  # fmt: skip
 
 
-def _rates(reading: Reading, now: int) -> dict[str, Any]:
+def _rates(reading: Reading, until: int) -> dict[str, Any]:
     """Verdicts in each of the last whole seconds."""
-    past = now // _SECOND * _SECOND
+    past = until // _SECOND * _SECOND
     first = past - SECONDS * _SECOND
     found = reading.rows(
         f"""SELECT (epoch_ns(time) - {first}) // {_SECOND} AS second,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas import times
 from schemas.messages import IdentityInfo
 from schemas.verdict import STRIDE
 from sink.history.said import KINDS, VOLUMES
@@ -179,6 +180,18 @@ async def test_an_overview(asker: Asker) -> None:
     (node,) = found["nodes"]
     assert (node["node"], node["pending"], node["balanced"], found["balanced"]) == ("n1", False, False, False)
     assert "lies in the future" in await asker.refused(400, "overview", {"since": "2200-01-01"})
+    assert "not later" in await asker.refused(400, "overview", {"since": "1h", "until": "2h"})
+
+
+async def test_an_overview_of_then(asker: Asker) -> None:
+    """To the nanosecond, and its rates are of the last minute before its end."""
+    since, until = ADDED[N // 3]["ns"], ADDED[N // 2]["ns"]
+    found = await asker.get("overview", since=str(since), until=str(until))
+    assert found["totals"] == split([row for row in ADDED if since <= row["ns"] < until])
+    last = until // SECOND * SECOND
+    told = [row["ns"] for row in ADDED if last - 60 * SECOND <= row["ns"] < last]
+    assert sum(map(sum, (found["rates"][kind] for kind in KINDS))) == len(told) > 0
+    assert found["rates"]["times"][-1] == times.rfc3339(last - SECOND)
 
 
 async def test_an_empty_history() -> None:
