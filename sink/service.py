@@ -311,6 +311,7 @@ async def _run(settings: SinkSettings, ready: asyncio.Event | None) -> None:
     finally:
         await cancelled({*tasks, stopping})
         server.should_exit = True
+        sink.api.live.close()  # the server waits for what streams
         await asyncio.gather(serving, return_exceptions=True)
         await sink.close()
         settings.socket.unlink(missing_ok=True)

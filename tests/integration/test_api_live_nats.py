@@ -21,8 +21,8 @@ N, AT_ONCE, VIEWERS = 900, 300, 20
 ROWS = batches.traffic(N, seed=9).rows
 
 
-def follow(socket: Path, query: dict[str, str], count: int, out: list[Any], ready: threading.Barrier) -> None:
-    """Read `count` verdicts."""
+def follow(socket: Path, query: dict[str, str], out: list[Any], ready: threading.Barrier) -> None:
+    """Read verdicts until the sink ends."""
     transport = httpx.HTTPTransport(uds=str(socket))
     with (
         httpx.Client(transport=transport, base_url="http://sink", timeout=60) as http,
@@ -34,8 +34,6 @@ def follow(socket: Path, query: dict[str, str], count: int, out: list[Any], read
         for line in lines:
             if line.startswith("data: "):
                 out += json.loads(line[6:])
-            if len(out) >= count:
-                return
 
 
 def _told(outs: list[list[Any]], least: list[int]) -> bool:
@@ -61,9 +59,7 @@ async def test_twenty_viewers_are_told_what_they_asked_for(tmp_path: Path, publi
         outs: list[list[Any]] = [[] for _ in range(VIEWERS)]
         ready = threading.Barrier(VIEWERS + 1)
         threads = [
-            threading.Thread(
-                target=follow, args=(sink.settings.socket, words[i % 2], len(kept[i % 2]), outs[i], ready), daemon=True
-            )
+            threading.Thread(target=follow, args=(sink.settings.socket, words[i % 2], outs[i], ready), daemon=True)
             for i in range(VIEWERS)
         ]
         for thread in threads:
@@ -76,7 +72,10 @@ async def test_twenty_viewers_are_told_what_they_asked_for(tmp_path: Path, publi
             least = [sum(v["position"] < (i + 1) * AT_ONCE * STRIDE for v in each) for each in kept]
             told = functools.partial(_told, outs, least)
             await asyncio.to_thread(wait_for, told, "all are told")  # else more at once than a viewer is sent
+        assert await asyncio.to_thread(sink.end) == 0
+        assert "ERROR" not in sink.log(), "streams end with the sink, and none is cut off"
         for thread in threads:
             thread.join(30)
+            assert not thread.is_alive()
         for i, out in enumerate(outs):
             assert sorted(out, key=lambda v: v["position"]) == kept[i % 2]
