@@ -12,8 +12,6 @@ from typing import Literal
 
 import httpx
 
-from web.source import Source
-
 Beat = Literal["news", "time", "away", "back"]
 """Something was stored; nothing was, but time has passed; the sink went away; it is back."""
 Listener = Callable[[Beat], None]
@@ -30,8 +28,7 @@ SILENT = 45.0
 class Live:
     """Tells its `listeners`. `away`: the sink does not answer."""
 
-    def __init__(self, socket: Path, source: Source) -> None:
-        self._source = source
+    def __init__(self, socket: Path) -> None:
         transport = httpx.AsyncHTTPTransport(uds=str(socket))
         patience = httpx.Timeout(5.0, read=SILENT)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://sink/api/v1/", timeout=patience)
@@ -52,7 +49,7 @@ class Live:
 
     def _beat(self, beat: Beat) -> None:
         self._due = None
-        self._told = self._source.news = time.monotonic()
+        self._told = time.monotonic()
         self._tell(beat)
 
     async def run(self) -> None:
@@ -80,7 +77,6 @@ class Live:
     def _there(self) -> None:
         if self.away:
             self.away = False
-            self._source.news = time.monotonic()
             self._tell("back")
 
     async def _time(self) -> None:

@@ -191,7 +191,7 @@ class Page:
 
     async def ask(self, path: str, query: Query | None = None) -> Any:
         """The sink's answer. Raises WebError."""
-        return await self.source.ask(path, query, ended=not self.span.live)
+        return await self.source.ask(path, query)
 
     def shows(self, load: Load, every: float = 1.0) -> Shown:
         """`load` fills what this view shows; for news at most each `every` seconds."""

@@ -94,7 +94,7 @@ async def run(settings: WebSettings, ready: asyncio.Event | None = None) -> None
     port: int = listener.getsockname()[1]
     secret = token(settings.state)
     source, passing = Source(settings.socket), Passing(settings.socket)
-    live = Live(settings.socket, source)
+    live = Live(settings.socket)
     gate = Gate(application(settings, source, live, passing), settings, port, secret)
     config = uvicorn.Config(
         gate, lifespan="on", access_log=False, log_config=None, proxy_headers=False, server_header=False,

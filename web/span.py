@@ -1,7 +1,7 @@
 """The time that a view shows: live (so long back from now) or between two moments; as it stands in an address."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from schemas import times
 from schemas.errors import InputError
@@ -59,6 +59,11 @@ class Span:
     def between(cls, begin: datetime | None, end: datetime) -> "Span":
         """From `begin` (None: the beginning of history) to `end`."""
         return cls("all" if begin is None else text(begin), text(end))
+
+    @classmethod
+    def of(cls, first: str, last: str) -> "Span":
+        """The whole seconds that hold both moments (RFC 3339)."""
+        return cls(first[:19] + "Z", text(datetime.fromisoformat(last[:19] + "Z") + timedelta(seconds=1)))
 
     def moved(self, by: float, now: datetime) -> "Span":
         """As long, `by` of its length later; never beyond now."""

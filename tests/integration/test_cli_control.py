@@ -79,12 +79,13 @@ async def test_a_life(nats_server: NatsServer, files: Path, capfd: pytest.Captur
         # The sink is away: what is known is said, and that it is not all.
         out, err = await ztlens("status", "-o", "json", status=3)
         state = json.loads(out)
-        assert (state["healthy"], state["sink"], state["up"]) == (False, None, None)
+        assert (state["healthy"], state["sink"], state["up"], state["web"]) == (False, None, None, None)
         collector = state["collector"]
         assert (collector["mode"], collector["revision"], collector["node"]) == ("enforce", 2, state["node"])
         assert err.count("\n") == 2
         out, _ = await ztlens("status", status=3)
         assert "mode enforce" in out and "revision 2" in out and "does not answer" in out
+        assert "\nweb          no page\n" in out
 
         assert (await ztlens("down"))[0] == ""
         await running.ended()

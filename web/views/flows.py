@@ -8,6 +8,7 @@ from web.elements import Chart, Copy, Table, box, button, cell, heading, link, p
 from web.errors import WebError
 from web.page import Page, view
 from web.show import amount, endpoint, kind, stamp
+from web.span import Span
 
 LIMIT = 100
 COLUMNS = (
@@ -138,7 +139,8 @@ class _Detail:
                         text(value, "span", kind(flow) if label == "Decision" else "")
             with box("div", "actions"):
                 given = words.of_flow(flow)
-                Copy("Copy as observe", words.observe(given, page.span, page.settings.instance))
+                its = Span.of(flow["first_seen"], flow["last_seen"])
+                Copy("Copy as observe", words.observe(given, its, page.settings.instance))
                 Copy("Copy as SQL", _question(flow))
                 Copy("Copy as a rule", words.rule(flow))
                 link("Conversations like this", page.address("flows", **given), "button")

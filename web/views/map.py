@@ -162,6 +162,8 @@ def _series(
     nodes, edges = found["nodes"], found["edges"]
     largest = max((grouping.volume(node, by) for node in nodes), default=1) or 1
     many = len(edges) > MANY
+    if many:  # what is drawn later lies above
+        edges = sorted(edges, key=_worst)
     drawn_as = _line if many else _lines
     series = {
         "id": "map", "type": "graph", "layout": "none", "roam": True, "scaleLimit": {"min": 0.2, "max": 12},
@@ -227,14 +229,20 @@ def _lines(edge: dict[str, Any], by: str, largest: int, chosen: str, faint: bool
     return out
 
 
+def _worst(edge: dict[str, Any]) -> int:
+    """Index in LINES."""
+    return next((i for i, (decision, _, _) in reversed(list(enumerate(LINES))) if edge[decision]["flows"]), 0)
+
+
 def _line(edge: dict[str, Any], by: str, largest: int, chosen: str, faint: bool) -> list[dict[str, Any]]:
-    """One of many: the worst that was decided, drawn as cheaply as can be."""
-    worst = next((kind for kind in reversed(LINES) if edge[kind[0]]["flows"]), LINES[0])
+    """One of many: the worst that was decided, drawn as cheaply as can be. What was allowed is the background."""
+    worst = _worst(edge)
+    decision, _, dash = LINES[worst]
     key = edge["source"] + BETWEEN + edge["destination"]
-    width = 0.5 + 1.5 * math.log1p(grouping.volume(edge, by)) / math.log1p(largest)
+    width = (1.0 if worst else 0.5) + 1.5 * math.log1p(grouping.volume(edge, by)) / math.log1p(largest)
     style = {
-        "color": f"var(--{worst[0].replace('_', '-')})", "width": 4 if key == chosen else round(width, 1),
-        "opacity": 1 if key == chosen else 0.15 if faint else 0.4, "type": worst[2] if key == chosen else "solid",
+        "color": f"var(--{decision.replace('_', '-')})", "width": 4 if key == chosen else round(width, 1),
+        "opacity": 1 if key == chosen else 0.15 if faint else 0.9 if worst else 0.25, "type": dash,
     }  # fmt: skip
     pair = f"{grouping.shown(edge['source'])} → {grouping.shown(edge['destination'])}"
     return [{

@@ -1,4 +1,4 @@
-"""Overview: what happens now, what is denied most, what decides most, and how every hop does."""
+"""Overview: what happens, what is denied most, what decides most, and how every hop does."""
 
 from typing import Any
 
@@ -21,8 +21,8 @@ def overview(page: Page) -> None:
                 figures[key] = text("–", "span", "figure-value")
     notices = box("div", "notices")
     with box("div", "grid"):
-        with panel("Verdicts a second", "wide", "the last minute"):
-            rates = Chart("Verdicts a second over the last minute", _rates(), height="180px")
+        with panel("Verdicts a second", "wide", "the last minute of the time above"):
+            rates = Chart("Verdicts a second over the last minute of the time above", _rates(), height="180px")
         with panel("Denied most", "", "by pair"):
             denied = Table(
                 "Pairs denied most",
@@ -37,7 +37,7 @@ def overview(page: Page) -> None:
                  ("packets", "Packets", "num"), ("bytes", "Bytes", "num")],
                 empty="No verdicts in this time: choose a longer one, or make some traffic.",
             )  # fmt: skip
-        with panel("Health and loss", "wide", "each hop, of all time"):
+        with panel("Health and loss", "wide", "each hop, now and of all time"):
             nodes = Table(
                 "Health and loss of each node",
                 [("node", "Node", ""), ("state", "State", ""), ("mode", "Mode", ""), ("revision", "Revision", "num"),
@@ -48,7 +48,7 @@ def overview(page: Page) -> None:
             )  # fmt: skip
 
     async def load() -> None:
-        found = await page.ask("overview", {"since": page.span.since if page.span.live else "15m", "top": str(TOP)})
+        found = await page.ask("overview", {"since": "0", **page.span.query, "top": str(TOP)})
         for key, value in _figures(found).items():
             figures[key].set_text(value)
         notices.clear()
@@ -64,7 +64,7 @@ def overview(page: Page) -> None:
     page.shows(load)
 
 
-PAST = "These figures are of the last 15 minutes. The other views show the range that is chosen above."
+PAST = "Live flows, mode, revision, ledger, waiting and health are of now, all else is of the range above."
 FIGURES = {
     "rate": "Verdicts a second", "flows": "Live flows", "allowed": "Flows allowed", "would_deny": "Would be denied",
     "denied": "Denied", "mode": "Mode", "revision": "Revision", "ledger": "Ledger", "lag": "Waiting",

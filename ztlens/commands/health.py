@@ -88,6 +88,7 @@ def status(settings: Settings, output: Output = "table") -> None:
     info = running.find(settings.run_dir)
     collector, collector_error = _asked(lambda: _collector(settings))
     sink, sink_error = _asked(lambda: _sink(settings))
+    web, _ = _asked(lambda: _web(settings))
     state: dict[str, Any] = {
         "instance": settings.instance,
         "node": (collector or {}).get("node", settings.node),
@@ -96,6 +97,7 @@ def status(settings: Settings, output: Output = "table") -> None:
         },
         "collector": collector,
         "sink": sink,
+        "web": web,
         "healthy": collector_error is None and sink_error is None,
     }  # fmt: skip
     if output == "json":
@@ -109,7 +111,7 @@ def status(settings: Settings, output: Output = "table") -> None:
         raise typer.Exit(MISSING)
 
 
-def _asked(question: Any) -> tuple[dict[str, Any] | None, Exception | None]:
+def _asked(question: Any) -> tuple[Any, Exception | None]:
     try:
         return question(), None
     except Exception as error:
@@ -126,6 +128,12 @@ def _sink(settings: Settings) -> dict[str, Any]:
     from ztlens.lookup import sink_status
 
     return sink_status(settings.run_dir)
+
+
+def _web(settings: Settings) -> str:
+    from ztlens.lookup import web_link
+
+    return web_link(settings.run_dir)
 
 
 def _status_rows(state: dict[str, Any]) -> list[tuple[str, str]]:
@@ -162,6 +170,7 @@ def _status_rows(state: dict[str, Any]) -> list[tuple[str, str]]:
         nodes = [f"{name} {node['state']}" for name, node in (sink.get("nodes") or {}).items()]
         rows.append(("nodes", ", ".join(nodes) or "none was heard of"))
         rows += [("notice", one_line(notice)) for notice in sink.get("notices", [])]
+    rows.append(("web", state["web"] or "no page"))
     return rows
 
 
