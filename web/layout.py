@@ -28,7 +28,7 @@ class Disc:
 
     def next(self) -> Point:
         """The next place: Vogel's spiral."""
-        distance, angle = STEP * 0.9 * math.sqrt(self.taken), self.taken * _GOLDEN
+        distance, angle = STEP * 0.9 * math.sqrt(self.taken + 0.5), self.taken * _GOLDEN
         self.taken += 1
         return round(self.x + distance * math.cos(angle), 1), round(self.y + distance * math.sin(angle), 1)
 

@@ -58,8 +58,8 @@ def options() -> dict[str, Any]:
         "xAxis": charts.names([]),
         "yAxis": {"type": "value", "show": False},
         "tooltip": {"trigger": "axis", "axisPointer": {"type": "shadow"}},
+        "toolbox": {"show": False},  # else a brush brings buttons of its own
         "brush": {
-            "toolbox": [],
             "xAxisIndex": 0,
             "brushStyle": {"color": "var(--brush)", "borderColor": "var(--accent)"},
         },

@@ -9,6 +9,8 @@ from web.page import Page, view
 from web.show import LINES, service, short
 
 ROWS, COLUMNS = 200, 200
+UPRIGHT, TURNED = 90, 18
+"""Pixels of a column at least: its name must fit."""
 
 
 @view("matrix", "Matrix")
@@ -36,7 +38,8 @@ def matrix(page: Page) -> None:
     draft = drawn.strip(page)
     with panel("Matrix", "wide"):
         note = text("", "p", "note")
-        chart = Chart("Matrix of sources and destinations", _options(), choose=chosen, height="420px")
+        with box("div", "scrolled", role="region", aria_label="The matrix", tabindex="0"):
+            chart = Chart("Matrix of sources and destinations", _options(), choose=chosen, height="420px")
     with panel("Cells"):
         table = Table(
             "Cells of the matrix",
@@ -53,10 +56,11 @@ def matrix(page: Page) -> None:
         })  # fmt: skip
         state.update(found)
         by = page.get("by", "flows")
-        chart.style(f"height: {max(220, 90 + 22 * len(found['sources']))}px")
-        said = f"Matrix of {len(found['sources']):,} sources and {len(found['destinations']):,} destinations"
-        changes = drawn.changes(page, found)
         sources, columns = found["sources"], found["destinations"]
+        width = 120 + len(columns) * (TURNED if _turned(columns) else UPRIGHT)
+        chart.style(f"height: {max(220, 90 + 22 * len(sources))}px; min-width: {width}px")
+        said = f"Matrix of {len(sources):,} sources and {len(columns):,} destinations"
+        changes = drawn.changes(page, found)
         ends = {(sources[one["source"]], columns[one["destination"]]["id"]) for one in found["cells"]}
         draft(drawn.pairs(page), ends)
         chart.show(said + "; the table below says the same", **_series(found, by, changes))
@@ -100,6 +104,11 @@ def _options() -> dict[str, Any]:
     return {"tooltip": {}, "series": []}
 
 
+def _turned(columns: list[dict[str, Any]]) -> bool:
+    """Whether the names of columns stand aslant."""
+    return len(columns) > 8
+
+
 def _place(one: dict[str, Any]) -> tuple[int, int]:
     return one["source"], one["destination"]
 
@@ -129,7 +138,7 @@ def _series(found: dict[str, Any], by: str, changes: drawn.Cells) -> dict[str, A
     names = [grouping.shown(name) for name in sources]
     longest = min(180, 8 + 7 * max((len(name) for name in names), default=4))
     label = {"color": "var(--dim)", "fontSize": 11, "width": 170, "overflow": "truncate", "interval": 0}
-    turned = {"rotate": 50} if len(columns) > 8 else {}
+    turned = {"rotate": 50} if _turned(columns) else {}
     return {
         "grid": {"left": longest, "right": 16, "top": 8, "bottom": 80 if turned else 28},
         "xAxis": {**charts.names([_name(column) for column in columns]), "axisLabel": {**label, **turned}},
