@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -53,11 +54,16 @@ class Shared:
             before = None if turn is None else turn.doing
             turn = self._turns[key] = _Turn()
             turn.doing = asyncio.create_task(self._make(turn, before, work, asked))
-            turn.doing.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has looked
+            turn.doing.add_done_callback(partial(self._made, key, turn))
         self._turns.move_to_end(key)
         while len(self._turns) > KEPT:
             self._turns.popitem(last=False)
         return await _awaited(turn, request)
+
+    def _made(self, key: Hashable, turn: _Turn, done: "asyncio.Task[Any]") -> None:
+        """An answer that did not come is not kept: with the error goes what was read for it."""
+        if _failed(done) and self._turns.get(key) is turn:
+            del self._turns[key]
 
     def _serves(self, turn: _Turn) -> bool:
         assert turn.doing is not None
@@ -66,7 +72,7 @@ class Shared:
                 return False
             if turn.changes is None:
                 return True
-        elif turn.doing.cancelled() or turn.doing.exception() is not None:
+        elif _failed(turn.doing):
             return False
         return turn.changes == self._store.changes and time.monotonic() - turn.begun < STANDS
 
@@ -77,6 +83,10 @@ class Shared:
             await asyncio.wait([before])
         turn.begun, turn.changes = time.monotonic(), self._store.changes
         return await self._readers.read(turn.left, work, asked)
+
+
+def _failed(done: "asyncio.Task[Any]") -> bool:
+    return done.cancelled() or done.exception() is not None
 
 
 async def _awaited(turn: _Turn, request: Request) -> Any:

@@ -1,6 +1,7 @@
 """A question of several statements: one read-only transaction, one time limit, errors of one kind."""
 
 import threading
+import traceback
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -77,6 +78,8 @@ class Reading:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
+        if trace is not None:
+            traceback.clear_frames(trace)  # who keeps the error does not keep what had been read by then
         if isinstance(error, duckdb.Error):
             raise self._explained(error) from error
         if isinstance(error, (OSError, pa.ArrowException)):  # Arrow hands on DuckDB's errors as text

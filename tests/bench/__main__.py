@@ -35,15 +35,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--loader", choices=(AUTO, *LOADERS), default=AUTO, help="of the kernel side (default auto)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep made-up histories there, and use those kept")
     parser.add_argument("--seconds", type=float, default=120.0, help="how long `memory` is watched (default 120)")
+    parser.add_argument("--events", type=int, default=10_000, help="a second, of `memory` (default 10000)")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument("--save", type=Path, help="write the JSON here (default: tests/bench/results/TIME.json)")
     parser.add_argument("--debug", action="store_true", help="tracebacks")
     parsed = parser.parse_args()
     parsed.only = [name for name in parsed.only.split(",") if name] or list(MODULES)
     unknown = set(parsed.only) - {*MODULES, *BY_NAME}
-    if unknown or parsed.runs < 1 or not 1 <= parsed.seconds <= 1e6:
-        few = "--runs is 1 or more" if parsed.runs < 1 else "--seconds is 1 to 1000000"
-        what = f"there is no benchmark {', '.join(sorted(unknown))}" if unknown else few
+    few = [f"--{name}" for name in ("runs", "seconds", "events") if not 1 <= getattr(parsed, name) <= 1e6]
+    if unknown or few:
+        what = f"there is no benchmark {', '.join(sorted(unknown))}" if unknown else f"{few[0]} is 1 to 1000000"
         print(f"error: {what}\nhint: those there are: {', '.join((*MODULES, *BY_NAME))}", file=sys.stderr)
         raise SystemExit(2)
     return parsed
@@ -86,7 +87,7 @@ def main() -> int:
     stolen, total = steal()
     if facts["load"] > facts["cores"] / 4:
         say(f"load {facts['load']}: somebody else is busy here; figures will be too low, ratios less so")
-    options = Options(given.runs, given.quick, loader.name, given.keep, given.seconds)
+    options = Options(given.runs, given.quick, loader.name, given.keep, given.seconds, given.events)
     with tempfile.TemporaryDirectory(prefix="ztlens-bench-") as scratch:
         os.environ.setdefault("ZTLENS_BYTECODE_CACHE", scratch)  # each program is compiled once
         outcomes = [run(name, options, given.debug) for name in given.only]

@@ -41,14 +41,15 @@ class Figure:
 @dataclass(frozen=True)
 class Options:
     """How to measure: `quick` takes smaller amounts, for trying the benchmark itself; `loader` loads the kernel side;
-    `keep` is where long histories are kept for the next time, None: nowhere; `seconds` is how long memory is
-    watched."""
+    `keep` is where long histories are kept for the next time, None: nowhere; memory is watched for `seconds`
+    under `events` a second."""
 
     runs: int = 3
     quick: bool = False
     loader: str = AUTO
     keep: Path | None = None
     seconds: float = 120.0
+    events: int = 10_000
 
 
 class Benchmark(Protocol):

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Self
 
 from collector.kernel import libbpf
-from collector.kernel.layout import PROGRAMS
 from collector.kernel.loader import LOADERS
 from collector.kernel.netns import inside, links
 from collector.kernel.private import PrivateDatapath, private_datapath
+from collector.kernel.sources import PROGRAMS
 from schemas.codes import Mode
 from tests.bench.datapath import BUDGET, DROP, NS, PASS
 from tests.bench.figures import Figure, Options

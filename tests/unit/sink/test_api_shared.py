@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +87,23 @@ async def test_an_error_is_shared_and_not_kept(memory: Store, runs: list[str]) -
             said = await asyncio.gather(*(ask.refused(400, "flows", {"where": "nope = 1"}) for _ in range(3)))
             assert len(set(said)) == 1
     assert len(runs) == 2
+
+
+def test_who_keeps_an_error_does_not_keep_what_had_been_read(memory: Store) -> None:
+    class Large:
+        """Stands for an array."""
+
+    known: list[weakref.ref[Large]] = []
+
+    def work(reading: Reading) -> None:
+        large = Large()
+        known.append(weakref.ref(large))
+        reading.rows("SELECT nope")
+
+    with pytest.raises(SinkError) as raised, Reading(memory.cursor()) as reading:
+        work(reading)
+    assert raised.value.__cause__ is not None
+    assert [one() for one in known] == [None]
 
 
 @pytest.mark.parametrize("sql", ["SELECT nope", "SELECT FROM", "SELECT 'x'::INT"])
