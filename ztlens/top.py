@@ -32,11 +32,14 @@ Document = dict[str, Any]
 
 
 def query(by: str, now: int, last: int) -> str:
-    """Counts over the SECONDS before `now` (ns since 1970), the most verdicts first."""
+    """Counts over the SECONDS before `now` (ns since 1970), the most verdicts first.
+
+    Without ends: an end has the time of its flow's last packet and comes later, many of them after these seconds.
+    """
     keys = ", ".join((*BY[by], "decision"))
     return f"""SELECT {keys}, count(*) AS verdicts, count(*) FILTER (event = 'new') AS flows,
         count(*) FILTER (event = 'new' AND outcome = 'dropped') AS dropped FROM verdicts
-        WHERE time >= make_timestamp_ns({now - SECONDS * 10**9}) AND time < make_timestamp_ns({now})
+        WHERE time >= make_timestamp_ns({now - SECONDS * 10**9}) AND time < make_timestamp_ns({now}) AND event <> 'end'
         GROUP BY ALL ORDER BY verdicts DESC, {keys} LIMIT {last}"""
 
 

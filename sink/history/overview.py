@@ -3,7 +3,7 @@
 from typing import Any
 
 from schemas import http
-from schemas.codes import Decision
+from schemas.codes import Decision, EventKind
 from sink.errors import QueryError
 from sink.history import asked as asking
 from sink.history import policies
@@ -54,13 +54,14 @@ def overview(reading: Reading, asked: http.OverviewAsked) -> dict[str, Any]:
 
 
 def _rates(reading: Reading, until: int) -> dict[str, Any]:
-    """Verdicts in each of the last whole seconds."""
+    """Verdicts in each of the last whole seconds, but for ends: an end has the time of its flow's last packet and comes
+    when the flow has been silent long enough, up to minutes later."""
     past = until // _SECOND * _SECOND
     first = past - SECONDS * _SECOND
     found = reading.rows(
         f"""SELECT (epoch_ns(time) - {first}) // {_SECOND} AS second,
             CASE WHEN decision <> {int(Decision.DENY)} THEN 0 WHEN outcome = 2 THEN 1 ELSE 2 END AS kind, count(*)
-        FROM store.verdicts WHERE {within(first, past)} GROUP BY ALL"""
+        FROM store.verdicts WHERE {within(first, past)} AND event <> {int(EventKind.END)} GROUP BY ALL"""
     )
     out: dict[str, Any] = {"times": [rfc3339(first + i * _SECOND) for i in range(SECONDS)]}
     out |= {kind: [0] * SECONDS for kind in KINDS}
