@@ -2,7 +2,8 @@
 
 CollectorError          root; `hint` is the next step to take, `exit_status` that of docs/cli.md
 ├── KernelError         loading, attaching, a missing kernel feature or privilege
-│   └── ForeignProgram  the interface has somebody else's program: it is left alone
+│   ├── ForeignProgram  the interface has somebody else's program: it is left alone
+│   └── VerifierError   the kernel's verifier refuses a program of ours
 ├── RefusedError        a request on the control socket that changes nothing (bad policy, wrong state)
 └── StreamError         NATS is unreachable or refuses; recoverable: the collector goes on trying
 """
@@ -26,6 +27,10 @@ class KernelError(CollectorError):
 
 class ForeignProgram(KernelError):
     """The interface already has a program that is not ours."""
+
+
+class VerifierError(KernelError):
+    """The verifier's no, in its own words; more of them are a note."""
 
 
 class RefusedError(CollectorError):

@@ -45,6 +45,7 @@ class Interfaces:
                 self._tell(look)
                 if look.came:
                     await self._came()
+                self._fault = ""
             except (CollectorError, OSError) as error:
                 if str(error) != self._fault:
                     self._notice(f"interfaces: {error}")

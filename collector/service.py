@@ -28,8 +28,9 @@ from collector.bus import Bus
 from collector.control.operations import handlers
 from collector.control.server import ControlServer
 from collector.errors import CollectorError, RefusedError, StreamError
+from collector.first import OpenDatapath
 from collector.interfaces import Interfaces
-from collector.kernel.interface import Datapath, DatapathSettings
+from collector.kernel.interface import Datapath
 from collector.live import Live
 from collector.memory import Memory
 from collector.node import Node
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     from collector.metrics import Metrics
 
 log = logging.getLogger("ztlens.collector")
-
-OpenDatapath = Callable[[DatapathSettings, Callable[[Datapath], None]], Datapath]
-"""Settings, and what to do with a new datapath before it is attached → the running datapath."""
 
 TICK = 1.0  # seconds between loss records
 NOTICES = 100  # kept for `status`, the latest
@@ -104,10 +102,10 @@ class Collector:
         self._handle_signals()
         control = ControlServer(self.settings.control_socket, handlers(self))
         try:
-            if self.metrics is not None:
-                self.metrics.listen(self.settings.metrics)
             self.datapath = await self.call(self._open, self.settings.datapath(), partial(self._prepare, wanted))
             try:
+                if self.metrics is not None:
+                    self.metrics.listen(self.settings.metrics)
                 await self._begin(wanted)
                 await control.start()
             except CollectorError:

@@ -5,8 +5,10 @@ layout to numpy, so neither side is a mirror kept by hand.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 C_TYPES = {"u8": "u1", "u16": "<u2", "u32": "<u4", "u64": "<u8"}
 BIG_ENDIAN = {"be16": ">u2", "be32": ">u4"}
@@ -31,8 +33,10 @@ class Struct:
     fields: tuple[Field, ...]
 
 
-def dtype(struct: Struct) -> np.dtype:
+def dtype(struct: Struct) -> "np.dtype":
     """The numpy view of `struct`, packed; 16-byte addresses become `V16`."""
+    import numpy as np  # noqa: PLC0415 - the kernel side is being loaded before numpy is there
+
     parts: list[tuple] = []
     for f in struct.fields:
         if f.ctype == "u8" and f.count == 16:
@@ -42,6 +46,16 @@ def dtype(struct: Struct) -> np.dtype:
         else:
             parts.append((f.name, C_TYPES[f.ctype]))
     return np.dtype(parts)
+
+
+def places(struct: Struct) -> dict[str, tuple[int, int]]:
+    """Field → (its offset, its bytes)."""
+    out, at = {}, 0
+    for f in struct.fields:
+        size = int(C_TYPES[f.ctype][-1]) * f.count
+        out[f.name] = at, size
+        at += size
+    return out
 
 
 FLOW_KEY = Struct(

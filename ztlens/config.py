@@ -7,6 +7,7 @@ own settings class has it, and only what somebody set is passed on. policy.yaml 
 import difflib
 import json
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ STATE = Path("/var/lib/ztlens")
 RUN = Path("/run/ztlens")
 PINS = Path("/sys/fs/bpf/ztlens")
 HOOKS = ("both", "ingress", "egress")
+_COMMA = re.compile(r",(?![^\[]*\])")  # one between brackets belongs to a pattern: veth[1,2]
 
 
 def _text(value: object) -> str:
@@ -106,7 +108,7 @@ def _loader(value: object) -> str:
 
 
 def _interfaces(value: object) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
+    parts = _COMMA.split(value) if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         raise ValueError("a list of interfaces")
     names = tuple(_text(part).strip() for part in parts if _text(part).strip())

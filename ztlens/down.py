@@ -7,6 +7,7 @@ from pathlib import Path
 
 from collector.errors import CollectorError
 from ztlens import running
+from ztlens.checks import pinned
 from ztlens.config import Settings
 from ztlens.errors import Missing
 
@@ -57,18 +58,6 @@ def _ask_collector(run_dir: Path) -> bool:
 
     request(run_dir, "down", timeout=PATIENCE)
     return True
-
-
-def pinned(settings: Settings) -> bool:
-    """Whether a datapath of this instance is there, attached or not, with or without a collector."""
-    name = settings.pins.name
-    try:
-        there = {path.name.partition("+")[0] for path in settings.pins.parent.iterdir()}
-    except FileNotFoundError:
-        return False
-    except PermissionError as error:
-        raise Missing(f"{settings.pins.parent}: {error.strerror}", "run it as root") from error
-    return name in there
 
 
 def lost(unread: int) -> str:

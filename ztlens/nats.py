@@ -4,7 +4,6 @@ The program is a nats-server of 2.10 or newer from PATH, else the one in the PyP
 party's packaging of the official binary; Debian 12's own is 2.9, too old: ztlens sources streams and wants 2.10).
 """
 
-import asyncio
 import json
 import os
 import re
@@ -137,6 +136,8 @@ def masked(url: str) -> str:
 
 async def check(url: str, *, patience: float = 2.0) -> None:
     """Raise Missing unless a server with JetStream answers at `url` and lets us in."""
+    import asyncio
+
     refuse_url(url)
     problem = await asyncio.to_thread(_answers, url, patience) if _split(url).scheme == "nats" else None
     if problem:

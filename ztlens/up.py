@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ztlens import nats, show
-from ztlens.checks import before_start
+from ztlens.checks import before_start, pinned
 from ztlens.config import Settings
-from ztlens.down import clean_up, lost, pinned
+from ztlens.down import clean_up, lost
 from ztlens.errors import BadInput, CliError, Missing, one_line
 from ztlens.lookup import collector_request, sink_ledger, sink_status, web_link
 from ztlens.nats_store import StoreWatch

@@ -98,7 +98,10 @@ def wanted_links(interfaces: Sequence[Interface], there: Mapping[str, Link]) -> 
 
 
 def no_interface(name: str, there: Mapping[str, Link]) -> KernelError:
-    """That `name` is not there, with those that are."""
+    """That `name` is not there, with those that are; or whose other name it is."""
+    for link in there.values():
+        if name in link.others:
+            return KernelError(f"{name} is another name of {link.name}", f"interfaces go by their first: {link.name}")
     names = ", ".join(sorted(name for name, link in there.items() if not link.loopback))
     return KernelError(f"there is no interface {name}", f"those here: {names or 'none but lo'}")
 
@@ -124,11 +127,18 @@ def _check_tcx(link: Link, ours: Collection[int]) -> None:
         for found in set(libbpf.tcx_query(link.ifindex)) - set(ours):
             info = libbpf.program_by_id(found)
             if info is not None and info.name in _OURS:
-                raise _foreign(link.name, "a TC egress", found, "bpftool net; bpftool link detach id …")
+                held = bpflink.holding("egress", link.ifindex, found)
+                raise _foreign(link.name, "a TC egress", found, _detach_link(held))
 
 
 def _foreign_xdp(link: Link, found: int) -> ForeignProgram:
-    return _foreign(link.name, "an XDP", found, f"ip link set dev {link.name} xdp off")
+    held = bpflink.holding("xdp", link.ifindex, found)
+    command = _detach_link(held) if held else f"ip link set dev {link.name} xdp off"
+    return _foreign(link.name, "an XDP", found, command)
+
+
+def _detach_link(held: int) -> str:
+    return f"bpftool link detach id {held}"
 
 
 def _foreign_tc(link: Link, found: int) -> ForeignProgram:

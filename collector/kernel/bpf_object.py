@@ -8,18 +8,12 @@ BTF, points instructions at maps, freezes read-only data, and leaves out what an
 import ctypes
 import os
 from collections.abc import Mapping
-from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint8, c_uint32, c_void_p
 from functools import cache
 from types import TracebackType
 
-import numpy as np
-
 from collector.errors import KernelError
-from collector.kernel import libbpf
-
-LOG_BYTES = 64 << 20
-"""For each program's complaint; memory is taken only where the verifier writes."""
-LOG_LINES = 60
+from collector.kernel import libbpf, verifier
 
 
 @cache
@@ -53,7 +47,7 @@ class BpfObject:
         self._object = _lib().bpf_object__open_mem(data, len(data), None)
         if not self._object:
             raise KernelError(f"reading the object: {os.strerror(ctypes.get_errno())}", "build it again: make -C bpf")
-        self._logs: dict[str, np.ndarray] = {}
+        self._logs: dict[str, verifier.Log] = {}
 
     def __enter__(self) -> "BpfObject":
         return self
@@ -81,33 +75,29 @@ class BpfObject:
             size = width * _lib().bpf_map__value_size(found)
             libbpf._check(_lib().bpf_map__set_value_size(found, size), f"sizing the map {name}")
 
-    def constants(self, section: str, dtype: np.dtype) -> np.ndarray:
-        """The read-only data of a section, shape (), to be written before `load`. Goes with the object."""
+    def constants(self, section: str) -> memoryview:
+        """The read-only data of a section as bytes, to be written before `load`. Goes with the object."""
         size = c_size_t()
         address = _lib().bpf_map__initial_value(self._map(section), ctypes.byref(size))
-        if not address or size.value != dtype.itemsize:
-            raise KernelError(f"the object's {section} has {size.value} bytes, not {dtype.itemsize}")
-        return np.ndarray((), dtype, memoryview((ctypes.c_uint8 * size.value).from_address(address)))
+        if not address:
+            raise KernelError(f"the object has no data in {section}")
+        return memoryview((c_uint8 * size.value).from_address(address)).cast("B")
 
     def load(self, programs: Mapping[str, int]) -> None:
         """Make the maps and load the programs; `programs`: name → expected attach type.
 
-        Raises KernelError with the errno; the tail of the verifier's complaint, if it was its, is a note.
+        Raises VerifierError for the verifier's no, KernelError with the errno.
         """
         for name, attach_type in programs.items():
-            program = self._program(name)
-            log = self._logs[name] = np.zeros(LOG_BYTES, np.uint8)
+            program, log = self._program(name), verifier.Log()
+            self._logs[name] = log
             libbpf._check(_lib().bpf_program__set_expected_attach_type(program, attach_type), f"preparing {name}")
-            libbpf._check(_lib().bpf_program__set_log_buf(program, log.ctypes.data, log.nbytes), f"preparing {name}")
+            libbpf._check(_lib().bpf_program__set_log_buf(program, log.address, log.size), f"preparing {name}")
         result = _lib().bpf_object__load(self._object)
-        refused = next((name for name, log in self._logs.items() if log[0]), "")
-        doing = f"loading the program {refused}" if refused else "making the maps"
-        try:
-            libbpf._check(result, doing)
-        except KernelError as error:
-            if refused:
-                error.add_note(tail(self._logs[refused]))
-            raise
+        for name, log in self._logs.items():
+            if result < 0 and log:
+                raise verifier.refusal(name, -result, log)
+        libbpf._check(result, "making the maps")
 
     def map_fd(self, name: str) -> int:
         """After `load`: a descriptor of one's own."""
@@ -116,9 +106,3 @@ class BpfObject:
     def program_fd(self, name: str) -> int:
         """After `load`: a descriptor of one's own."""
         return os.dup(_lib().bpf_program__fd(self._program(name)))
-
-
-def tail(log: np.ndarray) -> str:
-    """The last LOG_LINES lines of a log, which ends at its first zero byte."""
-    end = int(np.argmin(log)) or log.nbytes
-    return "\n".join(log[max(0, end - 16_384) : end].tobytes().decode(errors="replace").splitlines()[-LOG_LINES:])

@@ -48,6 +48,16 @@ def read(directories: Iterable[Path]) -> list[BpfLink]:
     return found
 
 
+def holding(hook: str, ifindex: int, program: int) -> int:
+    """Id of the link, whosever it is, that holds the program `program` there; 0: none does. Raises KernelError."""
+    number = 0
+    while number := libbpf.next_link(number):
+        link = libbpf.link_by_id(number)
+        if link is not None and (link.hook, link.ifindex, link.program) == (hook, ifindex, program):
+            return number
+    return 0
+
+
 def replace(link: BpfLink, fd: int, old_fd: int) -> None:
     """Put program `fd` where `old_fd` is: each packet meets one of them. Raises KernelError if it is not there."""
     opened = libbpf.obj_get(str(link.path))

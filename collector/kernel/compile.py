@@ -1,11 +1,10 @@
 """The child that imports BCC: C in, bytecode out, nothing loaded.
 
-    python -m collector.kernel.compile MAIN.c FUNCTION=xdp|tc[,…] OUTPUT.json [--load] [CFLAG …]
+    python -m collector.kernel.compile MAIN.c FUNCTION[,…] OUTPUT.json [CFLAG …]
 
 BCC brings LLVM, 146 MB resident after a compile, so it never enters the collector. The output holds the maps' sizes
 and each program's instructions, in which a reference to a map is its place in the list of maps; the collector makes
-the maps and loads the programs through libbpf. `--load` lets BCC load them instead, for the sake of the verifier's
-complaint with source lines. Whatever goes wrong is said on stderr, and the exit status is 1.
+the maps and loads the programs through libbpf. Whatever goes wrong is said on stderr, and the exit status is 1.
 """
 
 import ctypes
@@ -31,17 +30,12 @@ def map_references(instructions: np.ndarray) -> np.ndarray:
 def main() -> int:
     """Compile as the command line says."""
     source, wanted, output, cflags = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4:]
-    kinds = dict(one.split("=") for one in wanted.split(","))
     try:
         from bcc import BPF, lib  # noqa: PLC0415
     except ImportError:
         sys.path.append("/usr/lib/python3/dist-packages")  # a virtual environment without the system's packages
         from bcc import BPF, lib  # noqa: PLC0415
-    load = "--load" in cflags
-    program = BPF(src_file=source, cflags=[flag for flag in cflags if flag != "--load"])
-    if load:
-        for name, kind in kinds.items():
-            program.load_func(name, {"xdp": BPF.XDP, "tc": BPF.SCHED_CLS}[kind])
+    program = BPF(src_file=source, cflags=cflags)
     lib.bpf_table_name.restype = ctypes.c_char_p  # bcc's own binding leaves these two out
     lib.bpf_table_name.argtypes = lib.bpf_table_fd_id.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     maps: dict[str, list[int]] = {}
@@ -54,7 +48,7 @@ def main() -> int:
         place[fd] = len(maps)
         maps[name] = [info.type, info.key_size, info.value_size, info.max_entries, info.flags]
     programs = {}
-    for name in kinds:
+    for name in wanted.split(","):
         start = lib.bpf_function_start(program.module, name.encode())
         if not start:
             raise SystemExit(f"error: {source} has no function {name}")

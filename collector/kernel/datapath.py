@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel import attach, bpflink, libbpf, pins, slots, sweep
+from collector.kernel import attach, bpflink, libbpf, libc, pins, sweep
 from collector.kernel.handle import Handle
 from collector.kernel.host import Namespace
 from collector.kernel.interface import Events, Look, SweepReport, Unconfirmed
 from collector.kernel.netns import NETNS_DIR, inside, links
 from collector.kernel.watching import Watch
-from schemas.codes import Mode, RuleId
+from schemas.codes import Mode
 
 if TYPE_CHECKING:
     from policy.compile import Compiled
@@ -30,7 +30,6 @@ class LoadedDatapath:
         self.ring_id = handle.layout.ring_id
         self.loader = handle.layout.loader
         self.stride = handle.events.stride
-        self._per_slot = handle.layout.knobs["RULES_MAX"] + RuleId.FIRST
 
     @property
     def ring_bytes(self) -> int:
@@ -56,6 +55,8 @@ class LoadedDatapath:
         return self.handle.events.fd
 
     def apply(self, compiled: "Compiled", revision: int, confirm_within: float = 0) -> None:
+        from collector.kernel import slots  # noqa: PLC0415 - with the policy compiler, which a start without one spares
+
         slots.apply(self.handle, compiled, revision, confirm_within)
 
     def set_mode(self, mode: Mode, confirm_within: float = 0) -> None:
@@ -87,10 +88,11 @@ class LoadedDatapath:
         return dict(zip(self.handle.layout.counters, self.handle.counters.sums().tolist(), strict=True))
 
     def rule_counters(self, slot: int) -> np.ndarray:
-        return slots.rule_counters(self.handle.rule_counters, slot, self._per_slot)
+        return self.handle.rule_counts(slot)
 
     def rule_baseline(self, slot: int) -> np.ndarray:
-        return self.handle.rule_baseline.values[slot * self._per_slot : (slot + 1) * self._per_slot].copy()
+        per_slot = self.handle.rules_per_slot
+        return self.handle.rule_baseline.values[slot * per_slot : (slot + 1) * per_slot].copy()
 
     def sweep(self) -> SweepReport:
         return sweep.sweep(self.handle)
@@ -184,7 +186,7 @@ class PinnedDatapath(LoadedDatapath):
         for link in bpflink.read([self.directory]):  # noted or not
             bpflink.drop(link)
         if attached:
-            libbpf.membarrier()  # what is counted now is final
+            libc.membarrier()  # what is counted now is final
         self.note(netns or "", [])
         self.interfaces, self.held_by = {}, {}
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from collector.errors import KernelError
-from collector.kernel import libbpf, probes
+from collector.kernel import libbpf, libc, probes
 from collector.kernel.loader import AUTO, choose
 from collector.kernel.pins import bpffs_mounted, missing_capabilities
 
@@ -98,7 +98,7 @@ def _libbpf() -> Feature:
 
 
 def _membarrier() -> Feature:
-    ok = libbpf.membarrier_supported()
+    ok = libc.membarrier_supported()
     hint = "" if ok else "needs CONFIG_MEMBARRIER, and no nohz_full CPUs"
     return Feature("membarrier", ok, "MEMBARRIER_CMD_GLOBAL" if ok else "not supported", hint)
 

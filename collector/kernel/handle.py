@@ -5,19 +5,22 @@ Made either from descriptors that a loader gave, or from a directory of pins.
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel import libbpf
+from collector.kernel import libbpf, libc
 from collector.kernel.interface import Unconfirmed
-from collector.kernel.layout import LAYOUT_BYTES, LAYOUT_MAP, MAPS, PROGRAMS, Layout
+from collector.kernel.layout import LAYOUT_BYTES, Layout
+from collector.kernel.loaded import Loaded
 from collector.kernel.maps import HashMap, MappedArray, PerCpuArray, PlainArray
 from collector.kernel.ring import Ring
-from schemas.codes import Decision, FlowClass, Mode
+from collector.kernel.sources import LAYOUT_MAP, MAPS, PROGRAMS
+from schemas.codes import Decision, FlowClass, Mode, RuleId
 
 AnyMap = HashMap | MappedArray | PerCpuArray | Ring
 NS = 1_000_000_000
@@ -28,6 +31,17 @@ DEFAULT_BUDGET, DEFAULT_SAMPLE = 250_000, 1000
 def _now() -> int:
     """The datapath's clock, ns."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+@contextmanager
+def _owned(fds: Mapping[str, int]) -> Iterator[None]:
+    """They are closed if what is done with them fails."""
+    try:
+        yield
+    except BaseException:
+        for fd in fds.values():
+            os.close(fd)
+        raise
 
 
 class Handle:
@@ -89,27 +103,25 @@ class Handle:
         self.is_open = True
 
     @staticmethod
-    def create(maps: Mapping[str, int], programs: Mapping[str, int], layout: Layout) -> "Handle":
+    def create(loaded: Loaded, layout: Layout) -> "Handle":
         """A handle on freshly loaded maps, with the description written into a map of its own."""
-        fd = libbpf.map_create(LAYOUT_MAP, libbpf.MAP_TYPE_ARRAY, 4, LAYOUT_BYTES, entries=2)
-        handle = Handle({**maps, **programs, LAYOUT_MAP: fd}, layout)
-        handle.description.write(0, layout.encode())
-        return handle
+        fds = {**loaded.maps, **loaded.programs}
+        with _owned(fds):
+            fds[LAYOUT_MAP] = libbpf.map_create(LAYOUT_MAP, libbpf.MAP_TYPE_ARRAY, 4, LAYOUT_BYTES, entries=2)
+            handle = Handle(fds, layout)
+            handle.description.write(0, layout.encode())
+            return handle
 
     @staticmethod
     def open(directory: Path) -> "Handle":
         """The datapath pinned at `directory`. Raises KernelError."""
         fds: dict[str, int] = {}
-        try:
+        with _owned(fds):
             for name in (LAYOUT_MAP, *MAPS, *PROGRAMS):
                 if name not in MAPS or (directory / name).exists():
                     fds[name] = libbpf.obj_get(str(directory / name))
             layout = Layout.decode(PlainArray(fds[LAYOUT_MAP]).read(0))
             return Handle(fds, layout)
-        except KernelError:
-            for fd in fds.values():
-                os.close(fd)
-            raise
 
     def objects(self) -> dict[str, int]:
         """Descriptors by the name they are pinned under."""
@@ -118,6 +130,15 @@ class Handle:
     def map(self, name: str) -> AnyMap:
         """A map by its name in schemas/maps.py."""
         return self._maps[name]
+
+    @property
+    def rules_per_slot(self) -> int:
+        """Rule numbers a slot has room for, reserved ones included."""
+        return self.layout.knobs["RULES_MAX"] + RuleId.FIRST
+
+    def rule_counts(self, slot: int) -> np.ndarray:
+        """Sums over CPUs of a slot's rule_counters, by rule number."""
+        return self.rule_counters.sums(slot * self.rules_per_slot, (slot + 1) * self.rules_per_slot)
 
     @property
     def revision(self) -> int:
@@ -159,7 +180,7 @@ class Handle:
             self._previous[0] = self._epoch[0]
             self._until[0] = _now() + int(confirm_within * NS)
         self._epoch[0] = revision << 32 | mode
-        libbpf.membarrier()
+        libc.membarrier()
 
     def confirm(self) -> None:
         """See collector.kernel.interface.Datapath."""
@@ -172,7 +193,7 @@ class Handle:
         """See collector.kernel.interface.Datapath. Between the two stores either epoch gives the same answer."""
         if self.unconfirmed is not None:
             self._epoch[0] = self._previous[0]
-            libbpf.membarrier()  # a packet that has read the old epoch must not find it confirmed
+            libc.membarrier()  # a packet that has read the old epoch must not find it confirmed
             self._until[0] = 0
 
     def initialise(self, mode: Mode, midstream_seconds: int) -> None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from schemas.codes import Mode
-from schemas.messages import FlowSums
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from policy.compile import Compiled
+    from schemas.messages import FlowSums
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Events:
     """Consecutive records copied out of the ring: `rows` (dtype schemas.verdict.DTYPE) begin at `start`."""
 
     start: int
-    rows: np.ndarray
+    rows: "np.ndarray"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class SweepReport:
 
     ended: int
     flushed: int  # due events emitted late
-    sums: FlowSums
+    sums: "FlowSums"
 
 
 @dataclass
@@ -215,11 +215,11 @@ class Datapath(Protocol):
         """schemas.codes.Counter by word, summed over CPUs."""
         ...
 
-    def rule_counters(self, slot: int) -> np.ndarray:
+    def rule_counters(self, slot: int) -> "np.ndarray":
         """Sums over CPUs, dtype RULE_COUNTER, by rule number, since the datapath was made."""
         ...
 
-    def rule_baseline(self, slot: int) -> np.ndarray:
+    def rule_baseline(self, slot: int) -> "np.ndarray":
         """`rule_counters` as they were when the revision in `slot` began."""
         ...
 

@@ -8,13 +8,16 @@ what a map means.
 import ctypes
 import errno
 import os
-from ctypes import POINTER, c_char, c_char_p, c_int, c_long, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char, c_char_p, c_int, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import cache
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from collector.errors import KernelError
+from collector.kernel import verifier
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
 
 XDP_FLAGS_UPDATE_IF_NOEXIST = 1
 XDP_FLAGS_SKB_MODE = 2
@@ -31,9 +34,6 @@ FIRST = 8  # BPF_F_BEFORE nothing: at the head of what TCX runs
 _REPLACE = 4  # BPF_F_REPLACE
 _TCX_MAX = 64  # programs TCX runs on one interface, at most
 
-_MEMBARRIER = {"x86_64": 324}.get(os.uname().machine, 283)  # 283: every architecture of the generic table
-_MEMBARRIER_QUERY, _MEMBARRIER_GLOBAL, _MEMBARRIER_GLOBAL_EXPEDITED = 0, 1, 2
-
 
 class _MapInfo(ctypes.Structure):
     _fields_ = [
@@ -46,6 +46,13 @@ class _MapCreate(ctypes.Structure):
     _fields_ = [
         ("sz", c_size_t), ("btf_fd", c_uint32), ("btf_key", c_uint32), ("btf_value", c_uint32),
         ("btf_vmlinux_value", c_uint32), ("inner_map_fd", c_uint32), ("map_flags", c_uint32),
+    ]  # fmt: skip
+
+
+class _ProgLoad(ctypes.Structure):
+    _fields_ = [
+        ("sz", c_size_t), ("between", c_uint8 * 80), ("log_level", c_uint32), ("log_size", c_uint32),
+        ("log_buf", c_void_p),
     ]  # fmt: skip
 
 
@@ -165,7 +172,7 @@ def _lib() -> ctypes.CDLL:
     ints = {
         "bpf_obj_get": [c_char_p], "bpf_obj_pin": [c_int, c_char_p],
         "bpf_map_create": [c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p],
-        "bpf_prog_load": [c_int, c_char_p, c_char_p, c_void_p, c_size_t, c_void_p],
+        "bpf_prog_load": [c_int, c_char_p, c_char_p, c_char_p, c_size_t, POINTER(_ProgLoad)],
         "bpf_map_update_elem": [c_int, c_void_p, c_void_p, c_uint64],
         "bpf_map_lookup_elem": [c_int, c_void_p, c_void_p], "bpf_map_delete_elem": [c_int, c_void_p],
         "bpf_map_lookup_batch": [c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p],
@@ -180,7 +187,8 @@ def _lib() -> ctypes.CDLL:
         "bpf_tc_attach": [POINTER(_TcHook), POINTER(_TcOpts)], "bpf_tc_detach": [POINTER(_TcHook), POINTER(_TcOpts)],
         "bpf_tc_query": [POINTER(_TcHook), POINTER(_TcOpts)], "libbpf_num_possible_cpus": [],
         "bpf_link_create": [c_int, c_int, c_int, POINTER(_LinkCreate)], "bpf_link_detach": [c_int],
-        "bpf_link_update": [c_int, c_int, POINTER(_LinkUpdate)],
+        "bpf_link_update": [c_int, c_int, POINTER(_LinkUpdate)], "bpf_link_get_fd_by_id": [c_uint32],
+        "bpf_link_get_next_id": [c_uint32, POINTER(c_uint32)],
         "bpf_prog_query_opts": [c_int, c_int, POINTER(_ProgQuery)],
         "bpf_map_get_next_key": [c_int, c_void_p, c_void_p], "libbpf_probe_bpf_helper": [c_int, c_int, c_void_p],
     }  # fmt: skip
@@ -208,7 +216,7 @@ def _check(result: int, doing: str, *, accept: tuple[int, ...] = ()) -> int:
     return result
 
 
-def _address(array: np.ndarray) -> int:
+def _address(array: "Array") -> int:
     assert array.flags.c_contiguous
     return array.ctypes.data
 
@@ -235,9 +243,19 @@ def map_create(name: str, kind: int, key_size: int, value_size: int, *, entries:
     return _check(result, f"making the map {name}")
 
 
-def program_load(kind: int, name: str, instructions: np.ndarray) -> int:
-    """Descriptor of a newly loaded program; `instructions` are u64. Raises KernelError; EACCES: the verifier's no."""
-    result = _lib().bpf_prog_load(kind, name.encode()[:15], b"GPL", _address(instructions), len(instructions), None)
+def program_load(kind: int, name: str, instructions: bytes) -> int:
+    """Descriptor of a newly loaded program. Raises VerifierError for the verifier's no, KernelError."""
+
+    def load(opts: _ProgLoad | None) -> int:
+        count = len(instructions) // 8
+        return int(_lib().bpf_prog_load(kind, name.encode()[:15], b"GPL", instructions, count, opts))
+
+    result = load(None)
+    if result in (-errno.EACCES, -errno.EINVAL, -errno.E2BIG):
+        log = verifier.Log()
+        load(_ProgLoad(sz=ctypes.sizeof(_ProgLoad), log_level=1, log_size=log.size, log_buf=log.address))
+        if log:
+            raise verifier.refusal(name, -result, log)
     return _check(result, f"loading the program {name}")
 
 
@@ -266,23 +284,23 @@ def program_by_id(number: int) -> ProgramInfo | None:
         os.close(fd)
 
 
-def lookup(fd: int, key: np.ndarray, value: np.ndarray) -> bool:
+def lookup(fd: int, key: "Array", value: "Array") -> bool:
     """Read one value into `value`; False if the key is not there."""
     result = _lib().bpf_map_lookup_elem(fd, _address(key), _address(value))
     return _check(result, "reading a map", accept=(errno.ENOENT,)) >= 0
 
 
-def update(fd: int, key: np.ndarray, value: np.ndarray) -> None:
+def update(fd: int, key: "Array", value: "Array") -> None:
     """Write one entry."""
     _check(_lib().bpf_map_update_elem(fd, _address(key), _address(value), ANY), "writing a map")
 
 
-def delete(fd: int, key: np.ndarray) -> bool:
+def delete(fd: int, key: "Array") -> bool:
     """Delete one entry; False if it was not there."""
     return _check(_lib().bpf_map_delete_elem(fd, _address(key)), "emptying a map", accept=(errno.ENOENT,)) >= 0
 
 
-def lookup_batch(fd: int, start: np.ndarray | None, behind: np.ndarray, keys: np.ndarray, values: np.ndarray) -> int:
+def lookup_batch(fd: int, start: "Array | None", behind: "Array", keys: "Array", values: "Array") -> int:
     """Read up to len(keys) entries on from `start` (None: from the first one), and where to go on into `behind`.
 
     Returns the number read; negative, minus one: so many and the map is at its end. Raises KernelError; its errno
@@ -302,21 +320,21 @@ def lookup_batch(fd: int, start: np.ndarray | None, behind: np.ndarray, keys: np
     return -int(count.value) - 1 if result < 0 else int(count.value)
 
 
-def next_key(fd: int, key: np.ndarray | None, after: np.ndarray) -> bool:
+def next_key(fd: int, key: "Array | None", after: "Array") -> bool:
     """Write the key behind `key` (None: the first) into `after`; False at the end."""
     start = _address(key) if key is not None else None
     result = _lib().bpf_map_get_next_key(fd, start, _address(after))
     return _check(result, "reading a map", accept=(errno.ENOENT,)) >= 0
 
 
-def update_batch(fd: int, keys: np.ndarray, values: np.ndarray) -> None:
+def update_batch(fd: int, keys: "Array", values: "Array") -> None:
     """Write all entries."""
     if len(keys):
         count = c_uint32(len(keys))
         _check(_lib().bpf_map_update_batch(fd, _address(keys), _address(values), count, None), "writing a map")
 
 
-def delete_batch(fd: int, keys: np.ndarray) -> None:
+def delete_batch(fd: int, keys: "Array") -> None:
     """Delete all these entries, each of which must be there."""
     if len(keys):
         count = c_uint32(len(keys))
@@ -324,7 +342,7 @@ def delete_batch(fd: int, keys: np.ndarray) -> None:
 
 
 def test_run(
-    fd: int, packet: np.ndarray, *, context: np.ndarray | None = None, repeat: int = 1, flags: int = 0, batch: int = 0
+    fd: int, packet: "Array", *, context: "Array | None" = None, repeat: int = 1, flags: int = 0, batch: int = 0
 ) -> tuple[int, int]:
     """Run the program over `packet` (uint8, ≥ 14 bytes): (its return value, ns a run).
 
@@ -366,12 +384,30 @@ def link_info(link: int) -> LinkInfo:
     return LinkInfo(info.id, LINK_TYPES.get(info.type, ""), info.prog_id, info.ifindex)
 
 
+def link_by_id(number: int) -> LinkInfo | None:
+    """The link with this id; None if it is gone."""
+    fd = _check(_lib().bpf_link_get_fd_by_id(number), "opening a link by id", accept=(errno.ENOENT, errno.EAGAIN))
+    if fd < 0:
+        return None
+    try:
+        return link_info(fd)
+    finally:
+        os.close(fd)
+
+
+def next_link(number: int) -> int:
+    """The lowest id of a link above `number`; 0: none."""
+    found = c_uint32()
+    _check(_lib().bpf_link_get_next_id(number, found), "looking for links", accept=(errno.ENOENT,))
+    return found.value
+
+
 def tcx_query(ifindex: int) -> list[int]:
     """Ids of the programs that TCX runs on egress, in their order."""
-    ids = np.zeros(_TCX_MAX, np.uint32)
-    opts = _ProgQuery(sz=ctypes.sizeof(_ProgQuery), prog_ids=_address(ids), prog_cnt=len(ids))
+    ids = (c_uint32 * _TCX_MAX)()
+    opts = _ProgQuery(sz=ctypes.sizeof(_ProgQuery), prog_ids=ctypes.addressof(ids), prog_cnt=len(ids))
     _check(_lib().bpf_prog_query_opts(ifindex, LINK_HOOKS["egress"], opts), "asking for TCX programs")
-    return [int(i) for i in ids[: opts.prog_cnt]]
+    return ids[: opts.prog_cnt]
 
 
 def has_helper(kind: str, number: int) -> bool:
@@ -430,50 +466,3 @@ def tc_query(ifindex: int, handle: int, priority: int) -> int:
     opts = _TcOpts(sz=ctypes.sizeof(_TcOpts), handle=handle, priority=priority)
     found = _check(_lib().bpf_tc_query(hook, opts), "asking for TC programs", accept=(errno.ENOENT, errno.EINVAL))
     return int(opts.prog_id) if found >= 0 else 0
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = c_long
-    return libc
-
-
-def membarrier() -> None:
-    """Return when every CPU has left the BPF programs it was in: RCU readers included (MEMBARRIER_CMD_GLOBAL).
-
-    Takes 12–76 ms: callers batch what they do under one.
-    """
-    if _libc().syscall(_MEMBARRIER, _MEMBARRIER_GLOBAL, 0) != 0:
-        number = ctypes.get_errno()
-        raise KernelError(f"membarrier: {os.strerror(number)}", "the kernel needs CONFIG_MEMBARRIER and no nohz_full")
-
-
-def load_barrier() -> None:
-    """A full memory barrier on this CPU, for weakly ordered ones: the expedited command begins with one and, as
-    nobody registers for it, does nothing else. (The private one skips it in a process of one thread.)
-    """
-    _libc().syscall(_MEMBARRIER, _MEMBARRIER_GLOBAL_EXPEDITED, 0)
-
-
-def membarrier_supported() -> bool:
-    """Whether `membarrier` works here."""
-    return bool(_libc().syscall(_MEMBARRIER, _MEMBARRIER_QUERY, 0) & _MEMBARRIER_GLOBAL)
-
-
-def setns(fd: int) -> None:
-    """Move the calling thread into the network namespace `fd`."""
-    if _libc().setns(fd, 0x40000000) != 0:  # CLONE_NEWNET
-        number = ctypes.get_errno()
-        error = KernelError(f"entering the network namespace: {os.strerror(number)}", "run as root (CAP_SYS_ADMIN)")
-        error.errno = number
-        raise error
-
-
-def mount_bpffs(path: str) -> None:
-    """Mount a BPF file system at `path`."""
-    if _libc().mount(b"bpf", os.fsencode(path), b"bpf", c_uint64(0), b"mode=0700") != 0:
-        number = ctypes.get_errno()
-        denied = number in (errno.EPERM, errno.EACCES)
-        hint = f"let root do it once: mount -t bpf bpf {path}" if denied else "the kernel needs CONFIG_BPF_SYSCALL"
-        raise KernelError(f"mounting bpffs at {path}: {os.strerror(number)}", hint)

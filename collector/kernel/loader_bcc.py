@@ -4,7 +4,6 @@ Bytecode can be kept: with ZTLENS_BYTECODE_CACHE set to a directory a start take
 set it; a service does not, for it starts seldom and should leave no files.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -21,8 +20,8 @@ import numpy as np
 from collector.errors import KernelError
 from collector.kernel import libbpf
 from collector.kernel.compile import INSTRUCTION, map_references
-from collector.kernel.layout import BPF_DIR, MAPS, PROGRAMS, Layout, constants
 from collector.kernel.loaded import Loaded, of_maps
+from collector.kernel.sources import BPF_DIR, MAPS, PROGRAMS, source_hash
 from schemas.maps import MAPS as DESCRIBED
 
 MAIN = "bcc.c"
@@ -48,12 +47,14 @@ class Bytecode:
     programs: dict[str, np.ndarray]  # dtype compile.INSTRUCTION; references to maps are places in `maps`
 
 
-def load(layout: Layout, judge: bool = False) -> Loaded:
-    """Compile today's sources, make maps of the layout's sizes, load the programs. Raises KernelError."""
-    room = constants(layout, judge)
+def load(room: Mapping[str, int]) -> Loaded:
+    """Compile today's sources, make maps of these sizes (sources.constants), load the programs.
+
+    Raises VerifierError, KernelError.
+    """
     defines = (f"-D{name}={value}" for name, value in room.items())
     room_of = {one.name: (one.entries(room), one.width(room)) for one in DESCRIBED}
-    loaded = load_source(BPF_DIR / MAIN, PROGRAMS, [f"-I{BPF_DIR}", *defines, "-w"], layout.source, room_of)
+    loaded = load_source(BPF_DIR / MAIN, PROGRAMS, [f"-I{BPF_DIR}", *defines, "-w"], source_hash(), room_of)
     for name in set(loaded.maps) - set(MAPS):
         os.close(loaded.maps.pop(name))  # the programs hold on to it
     return loaded
@@ -70,8 +71,7 @@ def load_source(
 
     `room`: map → (entries, values of the declared type in each), where these are not what the source says.
     """
-    functions = ",".join(f"{name}={kind}" for name, kind in programs.items())
-    bytecode = _compile([str(main), functions], cflags, version)
+    bytecode = _compile([str(main), ",".join(programs)], cflags, version)
     loaded = Loaded({}, {})
     try:
         for name, (kind, key, value, entries, flags) in bytecode.maps.items():
@@ -82,11 +82,8 @@ def load_source(
                 raise of_maps(error) from error
         for name, instructions in bytecode.programs.items():
             loaded.programs[name] = _load_program(name, programs[name], instructions, list(loaded.maps.values()))
-    except KernelError as error:
+    except KernelError:
         loaded.close()
-        if error.errno in (errno.EACCES, errno.EINVAL, errno.E2BIG):  # the verifier's: BCC shows it with source lines
-            with tempfile.TemporaryDirectory() as scratch:
-                _run([str(main), functions, str(Path(scratch) / "out.json"), "--load", *cflags])
         raise
     return loaded
 
@@ -95,7 +92,7 @@ def _load_program(name: str, kind: str, instructions: np.ndarray, maps: list[int
     patched = instructions.copy()
     at = map_references(patched)
     patched["immediate"][at] = np.array(maps, np.int32)[patched["immediate"][at]]
-    return libbpf.program_load(libbpf.PROGRAM_TYPES[kind], name, patched.view(np.uint64))
+    return libbpf.program_load(libbpf.PROGRAM_TYPES[kind], name, patched.tobytes())
 
 
 def _compile(what: list[str], cflags: list[str], version: str) -> Bytecode:

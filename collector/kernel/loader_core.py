@@ -3,12 +3,15 @@
 The object carries the hash of the sources it was built from as text: one of other sources is not used.
 """
 
-from collector.errors import KernelError
+import sys
+from collections.abc import Mapping
+
+from collector.errors import KernelError, VerifierError
 from collector.kernel.bpf_object import BpfObject
-from collector.kernel.layout import BPF_DIR, MAPS, PROGRAMS, Layout, constants, source_hash
 from collector.kernel.loaded import Loaded, of_maps
+from collector.kernel.sources import BPF_DIR, MAPS, PROGRAMS, source_hash
 from schemas.maps import MAPS as DESCRIBED
-from schemas.structs import CONSTANTS, dtype
+from schemas.structs import CONSTANTS, places
 
 OBJECT = "core.bpf.o"
 CONSTANTS_SECTION = ".rodata.constants"
@@ -27,21 +30,22 @@ def read_object() -> bytes:
     return data
 
 
-def load(layout: Layout, judge: bool = False) -> Loaded:
-    """Make maps of the layout's sizes, load the programs. Raises KernelError."""
-    room = constants(layout, judge)
+def load(room: Mapping[str, int]) -> Loaded:
+    """Make maps of these sizes (sources.constants), load the programs. Raises VerifierError, KernelError."""
     with BpfObject(read_object()) as opened:
         for one in DESCRIBED:
             opened.size_map(one.name, one.entries(room), one.width(room))
-        frozen = opened.constants(CONSTANTS_SECTION, dtype(CONSTANTS))
-        for field in frozen.dtype.names or ():
+        frozen = opened.constants(CONSTANTS_SECTION)
+        for field, (at, size) in places(CONSTANTS).items():
             if field.upper() in room:
-                frozen[field] = room[field.upper()]
+                frozen[at : at + size] = room[field.upper()].to_bytes(size, sys.byteorder)
         try:
             # 0, as BCC's have: a link's program can only be replaced by one of the same expected attach type.
             opened.load(dict.fromkeys(PROGRAMS, 0))
+        except VerifierError:
+            raise
         except KernelError as error:
-            raise error if getattr(error, "__notes__", ()) else of_maps(error) from error
+            raise of_maps(error) from error
         del frozen
         return Loaded(
             {name: opened.map_fd(name) for name in MAPS}, {name: opened.program_fd(name) for name in PROGRAMS}

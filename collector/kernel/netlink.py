@@ -17,7 +17,9 @@ GET_LINKS, GET_ADDRESSES, GET_FILTERS = 18, 22, 46  # RTM_GETLINK, RTM_GETADDR, 
 LINKS, ADDRESSES = 0x1, 0x10 | 0x100  # RTMGRP_LINK; RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _ERROR, _DONE = 2, 3  # NLMSG_*
 _REQUEST_DUMP, _INTERRUPTED = 0x301, 0x10  # NLM_F_REQUEST | NLM_F_DUMP, NLM_F_DUMP_INTR
+_DELLINK = 17  # RTM_DELLINK
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
+_IFINFO = struct.Struct("=Bxxxi")  # family, ifindex; of struct ifaddrmsg as long
 _BUFFER = 1 << 18  # bytes; the kernel fills 32 KiB at most
 _TRIES = 10
 
@@ -57,14 +59,21 @@ def _answers(opened: socket.socket) -> Iterator[bytes]:
 
 def attributes(message: bytes, offset: int) -> dict[int, bytes]:
     """Attributes by number, from `offset` on; a nested one is such a sequence again."""
-    found = {}
+    return dict(_attributes(message, offset))
+
+
+def sequence(message: bytes) -> list[bytes]:
+    """Attributes of a nested one in which a number comes more than once."""
+    return [value for _, value in _attributes(message, 0)]
+
+
+def _attributes(message: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
     while offset + _ATTRIBUTE.size <= len(message):
         length, number = _ATTRIBUTE.unpack_from(message, offset)
         if length < _ATTRIBUTE.size:
             break
-        found[number & 0x3FFF] = message[offset + _ATTRIBUTE.size : offset + length]
+        yield number & 0x3FFF, message[offset + _ATTRIBUTE.size : offset + length]
         offset += length + 3 & ~3
-    return found
 
 
 def text(value: bytes) -> str:
@@ -73,9 +82,8 @@ def text(value: bytes) -> str:
 
 
 class Changes:
-    """Readable once something of `groups` has changed. Only that it has is told: look at the whole table then.
-
-    So it does not matter what the kernel dropped when too much came at once.
+    """Readable once something of `groups` has changed. Then look at the whole table: so it does not matter what the
+    kernel dropped when too much came at once.
     """
 
     def __init__(self, groups: int) -> None:
@@ -84,18 +92,25 @@ class Changes:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def empty(self) -> bool:
-        """Forget what came until now; whether anything did. Then look: what comes from here on is heard of."""
-        came = False
+    def empty(self) -> set[int]:
+        """Forget what came until now; then look: what comes from here on is heard of.
+
+        Numbers of interfaces that went: the table does not tell those from others made anew with their number.
+        """
+        went: set[int] = set()
         while True:
             try:
-                self._socket.recv(_BUFFER, socket.MSG_DONTWAIT)
+                data = self._socket.recv(_BUFFER, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return came
+                return went
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise _failure(error.errno) from error
-            came = True
+                continue
+            _, kind, _, _, _ = _HEADER.unpack_from(data)  # of a change, unlike of a table, each is sent by itself
+            family, ifindex = _IFINFO.unpack_from(data, _HEADER.size)
+            if kind == _DELLINK and family == socket.AF_UNSPEC:  # else it only left a bridge
+                went.add(ifindex)
 
     def close(self) -> None:
         self._socket.close()

@@ -14,25 +14,26 @@ from pathlib import Path
 from typing import TypeVar
 
 from collector.errors import KernelError
-from collector.kernel import libbpf, netlink
+from collector.kernel import libc, netlink
 
 NETNS_DIR = Path("/run/netns")
 _IFINFO = struct.Struct("=BxHiII")  # family, device type, ifindex, flags, change mask
 _TCMSG = struct.Struct("=B3xiIII")  # family, ifindex, handle, parent, info
-_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 10, 18, 1
+_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_PROP_LIST, _IFLA_INFO_KIND = 3, 10, 18, 52, 1
 _LOOPBACK = 772  # ARPHRD_LOOPBACK
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Link:
-    """An interface. `master` is an ifindex, 0: none."""
+    """An interface. `master` is an ifindex, 0: none; `others`: names it is called by beside."""
 
     name: str
     ifindex: int
     kind: str
     master: int
     loopback: bool
+    others: tuple[str, ...] = ()
 
 
 def inside(netns: str, function: Callable[[], T]) -> T:
@@ -51,7 +52,7 @@ def inside(netns: str, function: Callable[[], T]) -> T:
 
     def enter() -> None:
         try:
-            libbpf.setns(fd)
+            libc.setns(fd)
             result.append(function())
         except BaseException as error:  # re-raised below, in the caller's thread
             failure.append(error)
@@ -76,7 +77,8 @@ def links() -> dict[str, Link]:
         name = netlink.text(found[_IFLA_IFNAME])
         info = netlink.attributes(found.get(_IFLA_LINKINFO, b""), 0)
         master = int.from_bytes(found.get(_IFLA_MASTER, b""), sys.byteorder)
-        out[name] = Link(name, ifindex, netlink.text(info.get(_IFLA_INFO_KIND, b"")), master, kind == _LOOPBACK)
+        others = tuple(map(netlink.text, netlink.sequence(found.get(_IFLA_PROP_LIST, b""))))
+        out[name] = Link(name, ifindex, netlink.text(info.get(_IFLA_INFO_KIND, b"")), master, kind == _LOOPBACK, others)
     return out
 
 

@@ -1,27 +1,30 @@
 """From settings to a running datapath: adopt the one that is there, replace one of another layout, or load anew."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
-from collector.kernel import attach, libbpf, pins, probes
+from collector.kernel import attach, libbpf, libc, pins, probes
 from collector.kernel.datapath import PinnedDatapath
 from collector.kernel.handle import Handle
 from collector.kernel.interface import Datapath, DatapathSettings
-from collector.kernel.layout import Layout, new_layout
-from collector.kernel.loader import choose, load
+from collector.kernel.layout import new_layout
+from collector.kernel.loader import Loading, choose, load
 from collector.kernel.netns import inside
 from collector.kernel.watching import Watch
 from schemas.codes import Mode
 from schemas.structs import TIMEOUTS
 
 
-def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None] | None = None) -> PinnedDatapath:
+def open_datapath(
+    settings: DatapathSettings, prepare: Callable[[Datapath], None] | None = None, loading: Loading | None = None
+) -> PinnedDatapath:
     """The instance's datapath, attached to its interfaces.
 
     Adopts the one that is pinned if it comes from the same sources and knobs; else loads a new one, and what was
     there becomes its `predecessor`, to be drained. `prepare` is called with a new datapath before it is attached (to
     apply the policy, so that not one packet is judged without it), never with an adopted one. A new datapath starts
-    in its predecessor's mode.
+    in its predecessor's mode. `loading`: a load of these settings that has begun already.
 
     Raises KernelError, ForeignProgram. Blocks for seconds when it has to compile.
     """
@@ -34,8 +37,8 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
     watch: Watch | None = None
     try:
         pins.settle(settings.pins)
-        choice = choose(settings.loader)
-        layout = new_layout(settings.knobs, choice.name)
+        choose(settings.loader)
+        layout = new_layout(settings.knobs)
         chain = _pinned(settings)
         watch = Watch(settings)
         if watch.absent and not chain:  # with something to adopt no reason to fail: what else it watches must go on
@@ -43,16 +46,20 @@ def open_datapath(settings: DatapathSettings, prepare: Callable[[Datapath], None
         inside(settings.netns, lambda: attach.check_foreign(watch.named, _program_ids(chain)))
         if chain and chain[0].handle.layout.same_program(layout):
             datapath = chain[0]
+            if loading is not None:
+                loading.drop()
             datapath.adopted = True
             datapath._lock = lock
             datapath.notices.append(
                 f"adopted the running datapath: ring {datapath.ring_id}, revision {datapath.revision}"
                 f", loaded by {datapath.loader}"
             )
-            libbpf.membarrier()  # the last owner may have died between a switch and its grace period
+            libc.membarrier()  # the last owner may have died between a switch and its grace period
             _configure(datapath, settings)
         else:
-            datapath = _new(settings, layout, chain, lock, prepare)
+            choice, loaded = loading.take() if loading is not None else load(settings.loader, settings.knobs)
+            handle = Handle.create(loaded, replace(layout, loader=choice.name))
+            datapath = _new(settings, handle, chain, lock, prepare)
             datapath.notices.append(f"loaded by {choice.name}: {choice.why}")
         datapath.notices += [f"there is no interface {name}: it is watched once it comes" for name in watch.absent]
         datapath.notices += [f"no interface is {name} yet: those that come are watched" for name in watch.waiting]
@@ -92,13 +99,11 @@ def _program_ids(chain: list[PinnedDatapath]) -> list[int]:
 
 def _new(
     settings: DatapathSettings,
-    layout: Layout,
+    handle: Handle,
     chain: list[PinnedDatapath],
     lock: pins.Lock,
     prepare: Callable[[Datapath], None] | None,
 ) -> PinnedDatapath:
-    loaded = load(layout)
-    handle = Handle.create(loaded.maps, loaded.programs, layout)
     datapath = PinnedDatapath(handle, settings.pins, settings.netns, lock)
     try:
         if chain:

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from collector.errors import KernelError
-from collector.kernel import libbpf
-from collector.kernel.layout import LAYOUT_MAP
+from collector.kernel import libbpf, libc
+from collector.kernel.sources import LAYOUT_MAP
 
 _BPF_FS_MAGIC = "bpf"
 LOCKS = Path("/run/ztlens")
@@ -60,7 +60,7 @@ def ensure_bpffs(pins: Path) -> None:
             raise KernelError(
                 f"{root} does not exist", "the kernel needs CONFIG_BPF_SYSCALL, and sysfs must be mounted"
             )
-        libbpf.mount_bpffs(str(root))
+        libc.mount_bpffs(str(root))
     try:
         pins.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -10,7 +10,7 @@ from collector.kernel import libbpf, pins, probes
 from collector.kernel.datapath import LoadedDatapath
 from collector.kernel.handle import DEFAULT_BUDGET, DEFAULT_SAMPLE, AnyMap, Handle
 from collector.kernel.layout import new_layout
-from collector.kernel.loader import AUTO, choose, load
+from collector.kernel.loader import AUTO, load
 from schemas.codes import Mode
 from schemas.structs import TIMEOUTS
 
@@ -98,9 +98,8 @@ def private_datapath(
     """A datapath with maps of its own. `judge`: its clock is the capture's. Raises KernelError; BCC takes seconds."""
     pins.require_privilege()
     probes.require()
-    layout = new_layout(knobs or {}, choose(loader).name)
-    loaded = load(layout, judge)
-    handle = Handle.create(loaded.maps, loaded.programs, layout)
+    choice, loaded = load(loader, knobs or {}, judge)
+    handle = Handle.create(loaded, new_layout(knobs or {}, choice.name))
     handle.initialise(Mode.MONITOR, midstream_seconds=0)
     handle.configure(sample=sample, budget=budget, timeouts=TIMEOUTS)
     return PrivateDatapath(handle, judge)

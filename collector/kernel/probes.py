@@ -8,12 +8,11 @@ import contextlib
 import errno
 import mmap
 import os
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import numpy as np
 
 from collector.errors import KernelError
 from collector.kernel import libbpf
@@ -23,8 +22,9 @@ PRETEND = "ZTLENS_PRETEND_MISSING"
 _HASH, _ARRAY, _PERCPU_ARRAY, _RINGBUF = 1, 2, 6, 27  # enum bpf_map_type
 _MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
 _JIFFIES64, _KTIME_GET_COARSE_NS = 118, 160  # enum bpf_func_id
-_PASS = (0x00000000000000B7, 0x0000000000000095)  # r0 = 0; exit
-_FETCH = (0x00000001000001B7, 0x00000000FFF81A7B, 0x00000041FFF81ADB)  # r1 = 1; *(fp-8) = r1; r1 = fetch_or(fp-8, r1)
+_PASS = struct.pack("=2Q", 0xB7, 0x95)  # r0 = 0; exit
+_FETCH = struct.pack("=3Q", 0x00000001000001B7, 0x00000000FFF81A7B, 0x00000041FFF81ADB)
+"""r1 = 1; *(fp-8) = r1; r1 = fetch_or(fp-8, r1)"""
 _LOOPBACK, _NO_INTERFACE = 1, 0x7FFFFFFF
 
 
@@ -94,6 +94,8 @@ def _made(kind: int, key: int, value: int, entries: int, flags: int) -> bool:
 
 
 def _batch(kind: int) -> bool:
+    import numpy as np  # noqa: PLC0415 - not there yet when the kernel side is being loaded, nor needed for it
+
     keys, values = np.zeros(1, np.uint32), np.zeros((1, libbpf.num_cpus()), np.uint64)
     with _map(kind, 4, 8, 1) as fd:
         libbpf.update(fd, keys, values)
@@ -106,7 +108,7 @@ def _batch(kind: int) -> bool:
 
 def _atomic_fetch() -> bool:
     try:
-        os.close(libbpf.program_load(libbpf.PROGRAM_TYPES["xdp"], "probe", np.array(_FETCH + _PASS, np.uint64)))
+        os.close(libbpf.program_load(libbpf.PROGRAM_TYPES["xdp"], "probe", _FETCH + _PASS))
     except KernelError as error:
         if error.errno == errno.EINVAL:
             return False
@@ -116,7 +118,7 @@ def _atomic_fetch() -> bool:
 
 def _link(kind: str, hook: str, ifindex: int, flags: int, known: tuple[int, ...]) -> bool:
     """A link that cannot be made, told by how the kernel refuses: with EINVAL where it does not know the hook."""
-    program = libbpf.program_load(libbpf.PROGRAM_TYPES[kind], "probe", np.array(_PASS, np.uint64))
+    program = libbpf.program_load(libbpf.PROGRAM_TYPES[kind], "probe", _PASS)
     try:
         os.close(libbpf.link_create(program, ifindex, hook, flags))
     except KernelError as error:

@@ -13,7 +13,7 @@ import os
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel import libbpf
+from collector.kernel import libbpf, libc
 from collector.kernel.interface import Events
 from schemas import verdict
 
@@ -74,7 +74,7 @@ class Ring:
         # at least as new as the headers above. On weakly ordered CPUs (arm64) a load barrier must stand here; once
         # a batch its system call costs nothing beside the copy.
         if not _STRONGLY_ORDERED:
-            libbpf.load_barrier()
+            libc.load_barrier()
         # As plain bytes: numpy copies a struct with gaps field by field, 104 ns a record against 22.
         rows = records["row"].view(f"V{self._dtype.itemsize}")[:n].copy().view(self._dtype)
         self._next = start + n * self.stride

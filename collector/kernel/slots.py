@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel.maps import MappedArray, PerCpuArray
+from collector.kernel.maps import MappedArray
 from policy.compile import hint_to_enlarge
 from policy.lookup import line
 from policy.vectors import summary
-from schemas.codes import RuleId
 from schemas.structs import PORTS_PER_SLOT
 
 if TYPE_CHECKING:
@@ -31,10 +30,8 @@ def apply(handle: "Handle", compiled: "Compiled", revision: int, confirm_within:
     knobs = handle.layout.knobs
     check_room(compiled, knobs)
     # First the baseline: from here on what the slot's counters gain belongs to the new revision.
-    per_slot = knobs["RULES_MAX"] + RuleId.FIRST
-    handle.rule_baseline.values[slot * per_slot : (slot + 1) * per_slot] = rule_counters(
-        handle.rule_counters, slot, per_slot
-    )
+    per_slot = handle.rules_per_slot
+    handle.rule_baseline.values[slot * per_slot : (slot + 1) * per_slot] = handle.rule_counts(slot)
     tables = _tables(handle, compiled, slot)
     for live, wanted in tables:
         live[...] = wanted
@@ -45,11 +42,6 @@ def apply(handle: "Handle", compiled: "Compiled", revision: int, confirm_within:
         )
     handle.config.values["last_revision"][0] = revision
     handle.store_epoch(revision, handle.mode, confirm_within)
-
-
-def rule_counters(counters: PerCpuArray, slot: int, per_slot: int) -> np.ndarray:
-    """Sums over CPUs of a slot's counters, by rule number."""
-    return counters.sums(slot * per_slot, (slot + 1) * per_slot)
 
 
 def check_room(compiled: "Compiled", knobs: dict[str, int]) -> None:

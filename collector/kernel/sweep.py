@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from collector.kernel import libbpf
+from collector.kernel import libbpf, libc
 from collector.kernel.handle import Handle
 from collector.kernel.interface import SweepReport
 from schemas.codes import FlowClass
@@ -31,7 +31,7 @@ def sweep(handle: Handle) -> SweepReport:
         return SweepReport(0, 0, before)
     ended = 0
     if _run(handle, "mark", candidates):
-        libbpf.membarrier()
+        libc.membarrier()
         ended = _run(handle, "reap", candidates)
     after, _ = _scan(handle)
     return SweepReport(ended, max(0, before.due - after.due), after)
@@ -51,7 +51,7 @@ def end_all(handle: Handle) -> int:
     if not len(keys):
         return 0
     _run(handle, "mark", keys)
-    libbpf.membarrier()
+    libc.membarrier()
     return _run(handle, "reap", keys)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from collector.errors import KernelError
-from collector.kernel import attach, bpflink, libbpf, netlink
+from collector.kernel import attach, bpflink, libc, netlink
 from collector.kernel.attach import Attached, Programs
 from collector.kernel.interface import DatapathSettings, Interface, Look
 from collector.kernel.netns import NETNS_DIR, Link, inside, links
@@ -40,6 +40,7 @@ class Watch:
         self.settings = settings
         self.changes = Changes(settings.netns)
         self.there: dict[str, Link] = {}
+        self.went: set[int] = set()  # between the last look and the one before, by ifindex
         try:
             self._list()
             self.wanted, self.absent = attach.wanted_links(settings.interfaces, self.there)
@@ -80,7 +81,7 @@ class Watch:
             if one is not datapath:
                 one.note(self.settings.netns, [])
         if datapath.predecessor is not None:
-            libbpf.membarrier()  # from here on no packet is counted by the old programs
+            libc.membarrier()  # from here on no packet is counted by the old programs
         again = [a for a in attached if a.fresh]
         if datapath.adopted and again:
             datapath.notices.append("attached, as they were not before: " + ", ".join(a.name for a in again))
@@ -105,20 +106,21 @@ class Watch:
             datapath.interfaces = dict.fromkeys(self._names(), NOT_WATCHED)
             return look
         asked = {link.ifindex: interface for interface, link in self.wanted.items()}
-        right = {a.ifindex: a for a in noted if a.ifindex in asked and _hooks(a) == asked[a.ifindex].hooks}
+        stayed = [a for a in noted if a.ifindex not in self.went]  # another may have the number by now
+        right = {a.ifindex: a for a in stayed if a.ifindex in asked and _hooks(a) == asked[a.ifindex].hooks}
         new = {interface: link for interface, link in self.wanted.items() if link.ifindex not in right}
         more = len(new) > AT_ONCE  # others wait for this thread, too: the rest is for the next look
         new = dict(islice(new.items(), AT_ONCE))
         kept = [replace(a, name=asked[a.ifindex].name, fresh=False) for a in right.values()]
         if new or kept != noted or bridges != _bridges(self.there):
-            clsact = {a.ifindex for a in noted if a.clsact}
+            clsact = {a.ifindex for a in stayed if a.clsact}
             attached, failed = self._put_on(
                 datapath, new, kept, programs=datapath.programs, clsact=clsact, notice=look.notices.append,
                 all_may_fail=True,
             )  # fmt: skip
             datapath.take_off(self.settings.netns, self._leftovers(noted))
             look.unwatched |= {name: f"not watched: {error}" for name, error in failed.items()}
-            if any(a.fresh and a.ifindex in known for a in attached):
+            if any(a.fresh and a.ifindex in known - self.went for a in attached):
                 self._let_midstream(datapath)
         self._missing(datapath, noted, look)
         if more:  # not if this look failed: the next would fail at once, and so on
@@ -140,7 +142,7 @@ class Watch:
 
     def _list(self) -> bool:
         """False: the namespace is another one than at the last look."""
-        same = self.changes.empty()  # first: what changes while we list is heard of
+        same, self.went = self.changes.empty()  # first: what changes while we list is heard of
         self.there = inside(self.settings.netns, links)
         return same
 
@@ -237,15 +239,16 @@ class Changes:
     def fileno(self) -> int:
         return self._poll.fileno()
 
-    def empty(self) -> bool:
-        """What comes from here on is heard of. False: in another namespace of this name than before.
+    def empty(self) -> tuple[bool, set[int]]:
+        """(False: in another namespace of this name than before; numbers of interfaces that went until now).
 
-        Raises KernelError if there is none.
+        What comes from here on is heard of. Raises KernelError if there is no such namespace.
         """
+        went: set[int] = set()
         with suppress(BlockingIOError):
             os.eventfd_read(self._told)
         if self._changes is not None:
-            self._changes.empty()
+            went = self._changes.empty()
         of = (0, 0)
         if self._netns:
             with suppress(OSError):
@@ -257,7 +260,7 @@ class Changes:
             self.forget()
             self._poll.register(changes, select.EPOLLIN)
             self._changes, self._of = changes, of
-        return same
+        return same, went
 
     def tell(self) -> None:
         """Be readable, as if something had changed."""

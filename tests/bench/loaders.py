@@ -27,6 +27,7 @@ PACKETS = {"hot": "allowed packet of a known flow", "denied": "denied packet of 
            "first": "each packet a new flow"}  # fmt: skip
 MS, MIB = "ms", "MiB"
 PATIENCE = 60.0  # seconds
+POLICY = Path(__file__).resolve().parents[2] / "policy.yaml"
 STARTS = 5
 
 
@@ -41,6 +42,7 @@ def _figures() -> list[Figure]:
         *out,
         Figure("start, bcc", "process start to attached, the least; compiled anew", MS),
         Figure("start, core", "the same", MS, at_most=300.0),
+        Figure("start, core, policy", "the same with policy.yaml, which is read and compiled before", MS),
         Figure("collector RSS, core", "beside the ring, without NATS", MIB, at_most=80.0),
     ]
 
@@ -79,6 +81,7 @@ class Bench:
             for name, fd in datapath.handle.programs.items():
                 out[f"{name} verified, {loader}"] = float(libbpf.program_info(fd).verified)
         out["start, core"], out["collector RSS, core"] = min(self._start("core") for _ in range(STARTS))
+        out["start, core, policy"] = min(self._start("core", f'policy = "{POLICY}"\n')[0] for _ in range(STARTS))
         out["start, bcc"], _ = self._start("bcc")
         return out
 
@@ -104,13 +107,14 @@ class Bench:
         out = any_run.least(known, self._rounds, 20_000)
         return out | less(any_run.least(first, self._rounds // 3, 5_000), "stir")
 
-    def _start(self, loader: str) -> tuple[float, float]:
-        """(ms from the start of `ztlens collector` until XDP is attached, MiB it then holds)."""
+    def _start(self, loader: str, more: str = "") -> tuple[float, float]:
+        """With `more` settings: (ms from the start of `ztlens collector` until XDP is attached, MiB it then holds)."""
         environment = clean_environment()
         environment.pop("ZTLENS_BYTECODE_CACHE", None)
         with instance() as pins, tempfile.TemporaryDirectory() as scratch:
             file = Path(scratch) / "ztlens.toml"
-            file.write_text(f'netns = "{self._netns}"\ninterfaces = ["veth0"]\npins = "{pins}"\nloader = "{loader}"\n')
+            settings = f'netns = "{self._netns}"\ninterfaces = ["veth0"]\npins = "{pins}"\nloader = "{loader}"\n'
+            file.write_text(settings + more)
             options = ["--nats", "nats://127.0.0.1:1", "--run-dir", scratch, "--state", scratch, "--config", str(file)]
             begun = time.monotonic()
             collector = subprocess.Popen(

@@ -18,8 +18,8 @@ import nats
 import pytest
 
 from collector.errors import KernelError
-from collector.kernel.layout import new_layout
-from collector.kernel.loader import load
+from collector.kernel import loader_bcc, loader_core
+from collector.kernel.sources import constants
 from schemas import subjects
 from sink.store.database import open_writer
 from tests.support import programs
@@ -206,10 +206,9 @@ def test_no_bpffs_is_mounted(lab: Lab, wired: tuple[str, socket.socket], tmp_pat
 @pytest.mark.parametrize("loader", ["core", "bcc"])
 def test_a_kernel_without_ring_buffers(loader: str) -> None:
     """It answers EINVAL to the map's creation, as every kernel does to a table of no entries."""
-    layout = new_layout({}, loader)
-    layout.knobs["FLOWS_MAX"] = 0
+    loaders = {"core": loader_core.load, "bcc": loader_bcc.load}
     with pytest.raises(KernelError) as caught:
-        load(layout)
+        loaders[loader](constants({}, judge=False) | {"FLOWS_MAX": 0})
     assert str(caught.value) == "the kernel does not know a map type or flag we need"
     assert caught.value.hint == "ring buffers need Linux 5.8 or later" and caught.value.exit_status == 3
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from collector.errors import ForeignProgram, KernelError
@@ -40,7 +41,7 @@ HELD = {
     "": "link", "tcx_link": "link+netlink", "xdp_link": "netlink+link", "xdp_link,tcx_link": "netlink",
 }  # fmt: skip
 """What the kernel lacks → what then holds both hooks."""
-PASS = np.array([0x00000000000000B7, 0x0000000000000095], np.uint64)
+PASS = struct.pack("=2Q", 0xB7, 0x95)
 """A program that answers 0, TCX_PASS: it ends the chain."""
 SENDER = """
 import select
@@ -240,11 +241,35 @@ def test_somebody_elses_tcx_programs_run_beside_ours(place: Place) -> None:
         os.close(theirs)
 
 
+def test_what_takes_a_link_off_is_said(place: Place) -> None:
+    theirs = libbpf.program_load(libbpf.PROGRAM_TYPES["xdp"], "theirs", PASS)
+    ifindex = inside(place.netns, lambda: links()["veth0"].ifindex)
+    held = inside(place.netns, lambda: libbpf.link_create(theirs, ifindex, "xdp", libbpf.XDP_FLAGS_DRV_MODE))
+    try:
+        with pytest.raises(ForeignProgram, match="veth0 already has an XDP program") as caught:
+            place.open()
+        number = libbpf.link_info(held).id
+        assert caught.value.hint == f"it is left alone; if nobody needs it: bpftool link detach id {number}"
+    finally:
+        os.close(held)
+        os.close(theirs)
+    place.open()
+
+
+def test_another_name_of_an_interface_is_told_from_none(place: Place) -> None:
+    ip("link", "property", "add", "dev", "veth0", "altname", "uplink", "altname", "to-the-world", netns=place.netns)
+    with pytest.raises(KernelError, match=r"^to-the-world is another name of veth0$") as caught:
+        place.open(interfaces=(Interface("to-the-world"),))
+    assert caught.value.hint == "interfaces go by their first: veth0"
+    assert place.open().interfaces == {"veth0": "native+egress"}
+
+
 def test_a_second_instance_is_refused_on_either_hook(place: Place, lacking: str) -> None:
     place.open(interfaces=(Interface("veth0", "egress"),))
     with instance() as pins, pytest.raises(ForeignProgram, match="veth0 already has a TC egress program") as caught:
         place.open(pins=pins, interfaces=(Interface("veth0", "egress"),))
     assert "another ztlens instance" in caught.value.hint
+    assert re.search("bpftool link detach id [1-9]|tc filter del dev veth0 egress", caught.value.hint)
 
 
 def test_a_large_mtu_is_held_by_a_generic_link(lacking: str) -> None:

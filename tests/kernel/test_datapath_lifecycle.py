@@ -236,8 +236,8 @@ def test_a_predecessor_of_another_version_is_read_as_todays(place: Place, monkey
     """Its description says its record is laid out otherwise: here, `rule` and `sport` changed places."""
     real = layouts.new_layout
 
-    def swapped(overrides: dict[str, int], loader: str) -> layouts.Layout:
-        layout = real(overrides, loader)
+    def swapped(overrides: dict[str, int]) -> layouts.Layout:
+        layout = real(overrides)
         event = layout.dtypes["verdict_event"]
         names = [{"rule": "sport", "sport": "rule"}.get(name, name) for name in event.names or ()]
         old = np.dtype([(name, event[i]) for i, name in enumerate(names)])

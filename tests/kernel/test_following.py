@@ -2,6 +2,7 @@
 
 import select
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from collector.errors import KernelError
-from collector.kernel import Interface, bpflink, libbpf, loader_core, netlink, watching
+from collector.kernel import Interface, bpflink, libbpf, loader_core, netlink, probes, watching
 from collector.kernel.datapath import PinnedDatapath
 from collector.kernel.netns import inside, links
 from schemas.codes import Flag
@@ -164,7 +165,7 @@ def test_more_than_there_is_room_for_is_said_once(place: Place, monkeypatch: pyt
 
 def test_one_that_cannot_be_watched_does_not_stop_the_others(place: Place) -> None:
     datapath = place.open(interfaces=PATTERN)
-    theirs = libbpf.program_load(libbpf.PROGRAM_TYPES["xdp"], "theirs", watching.np.array([0xB7, 0x95], "u8"))
+    theirs = libbpf.program_load(libbpf.PROGRAM_TYPES["xdp"], "theirs", struct.pack("=2Q", 0xB7, 0x95))
     number = libbpf.program_info(theirs).id
     ip("link", "add", "other1", "type", "veth", "peer", "name", "veth1", netns=place.netns)
     ip("link", "set", "veth1", "name", "other2", netns=place.netns)
@@ -285,3 +286,27 @@ def test_a_start_in_another_namespace_moves_to_it_whatever_the_numbers(place: Pl
     assert (place.xdp().any, place.tcx()) == (0, [])
     assert {(link.hook, link.ifindex) for link in bpflink.read([place.pins])} == {("egress", 2), ("xdp", 2)}
     assert datapath.look_after().unwatched == {}
+
+
+@pytest.mark.parametrize("without", ["", "xdp_link,tcx_link"])
+def test_one_made_anew_with_the_same_number_is_watched(
+    place: Place, without: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(probes.PRETEND, without)
+    datapath = place.open()
+    before, held_by = place.xdp().any, datapath.held_by
+    ifindex = str(inside(place.netns, links)["veth0"].ifindex)
+    lines = [
+        "link delete veth0",
+        f"link add veth0 index {ifindex} type veth peer name peer",
+        "link add bridge type bridge", "link set peer master bridge", "link set peer nomaster",
+    ]  # fmt: skip
+    ip("-batch", "-", netns=place.netns, lines=lines)
+    assert place.xdp().any == 0
+    look = datapath.look_after()
+    assert (look.unwatched, datapath.interfaces, datapath.held_by) == ({}, {"veth0": "native+egress"}, held_by)
+    assert place.xdp().any == before and place.tc() > 0
+    look = datapath.look_after()
+    assert (look.unwatched, look.came, look.went) == ({}, [], [])
+    datapath.detach()
+    assert (place.xdp().any, place.tc(), "clsact" in place.qdiscs()) == (0, 0, False)

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collector.errors import KernelError
+from collector.errors import KernelError, VerifierError
 from collector.kernel import features, libbpf, loader_bcc, maps, probes
-from collector.kernel.layout import PROGRAMS, Layout, new_layout
-from collector.kernel.loader_bcc import explain, load
+from collector.kernel.layout import Layout, new_layout
+from collector.kernel.loader import load
+from collector.kernel.loader_bcc import explain
 from collector.kernel.private import MAX_PACKET, private_datapath
 from collector.kernel.ring import Ring
+from collector.kernel.sources import PROGRAMS
 from schemas.structs import FLOW, FLOW_KEY, dtype
 from schemas.verdict import DTYPE, STRIDE
 from tests.support.kernel import KNOBS, udp_frame
@@ -49,25 +51,26 @@ def test_clang_says_nothing_to_the_user(
     (tmp_path / "bcc.c").write_text("int xdp_ingress(struct xdp_md *ctx) { return nonsense; }\n")
     monkeypatch.setattr(loader_bcc, "BPF_DIR", tmp_path)
     with pytest.raises(KernelError, match="undeclared identifier 'nonsense'"):
-        load(new_layout({}, "bcc"))
+        load("bcc", {})
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_verifiers_complaint_comes_with_source_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verifier_is_told_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that reads behind the packet: BCC compiles it, the kernel refuses it."""
     lines = "int {}(struct xdp_md *ctx) {{ return *(u8 *)(long)ctx->data; }}\n"
     (tmp_path / "bcc.c").write_text("#include <uapi/linux/bpf.h>\n" + "".join(map(lines.format, PROGRAMS)))
     monkeypatch.setattr(loader_bcc, "BPF_DIR", tmp_path)
-    with pytest.raises(KernelError, match="Failed to load BPF program b'xdp_ingress'") as caught:
-        load(new_layout({}, "bcc"))
-    assert "return *(u8 *)(long)ctx->data" in caught.value.__notes__[0]
+    with pytest.raises(VerifierError) as caught:
+        load("bcc", {})
+    assert str(caught.value) == "the verifier refused the program xdp_ingress: R1 offset is outside of the packet"
+    assert "invalid access to packet, off=0 size=1, R1(id=0,off=0,r=0)" in caught.value.__notes__[0]
 
 
 def test_a_cache_that_others_may_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o777)
     monkeypatch.setenv(loader_bcc.CACHE, str(tmp_path))
     with pytest.raises(KernelError, match="writable by others"):
-        load(new_layout({}, "bcc"))
+        load("bcc", {})
 
 
 def test_without_privilege_nothing_is_tried(tmp_path: Path) -> None:

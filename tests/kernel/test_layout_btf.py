@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from collector.kernel.layout import PROGRAMS
 from collector.kernel.loader_core import read_object
+from collector.kernel.sources import PROGRAMS
 from schemas import maps, structs, verdict
 from schemas.structs import Struct, dtype
 

@@ -1,15 +1,17 @@
 """Which loader is taken and why; and what one loaded, the other goes on with."""
 
+import errno
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from collector.errors import KernelError
-from collector.kernel import loader_core
-from collector.kernel.layout import BPF_DIR, PROGRAMS, new_layout, source_hash
+from collector.errors import KernelError, VerifierError
+from collector.kernel import loader_bcc, loader_core
 from collector.kernel.loader import AUTO, LOADERS, choose, load
+from collector.kernel.sources import BPF_DIR, PROGRAMS, source_hash
 from schemas.codes import EventKind
 from tests.support.datapath_suite import balanced, drain, ports
 from tests.support.kernel import KNOBS, instance
@@ -52,7 +54,7 @@ def test_an_object_of_other_sources_is_not_used(elsewhere: Path) -> None:
     (elsewhere / "core.bpf.o").write_bytes(data.replace(source_hash().encode(), b"0" * 64))
     assert choose().why == f"no core: {elsewhere}/core.bpf.o was built from other sources"
     with pytest.raises(KernelError, match="built from other sources"):
-        load(new_layout(KNOBS, "core"))
+        load("core", KNOBS)
 
 
 def test_a_loader_that_is_none() -> None:
@@ -64,23 +66,51 @@ def test_a_loader_that_is_none() -> None:
 def test_what_is_no_object(elsewhere: Path) -> None:
     (elsewhere / "core.bpf.o").write_bytes(source_hash().encode())
     with pytest.raises(KernelError, match="reading the object"):
-        load(new_layout(KNOBS, "core"))
+        load("core", KNOBS)
 
 
-def test_the_verifiers_complaint_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vectors of one word: the verifier sees the program read behind their end."""
-    narrow = [replace(one, width=lambda _: 1) for one in loader_core.DESCRIBED]
-    monkeypatch.setattr(loader_core, "DESCRIBED", narrow)
-    with pytest.raises(KernelError, match=r"loading the program \w+: Permission denied") as caught:
-        load(new_layout(KNOBS, "core"))
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors of one word: the verifier sees core's program read behind their end."""
+    described = [replace(one, width=lambda _: 1) for one in loader_core.DESCRIBED]
+    monkeypatch.setattr(loader_core, "DESCRIBED", described)
+
+
+REFUSED = r"the verifier refused the program \w+: R\d min value is outside of the allowed memory range"
+
+
+@pytest.mark.usefixtures("narrow")
+def test_the_verifier_is_told_in_its_own_words() -> None:
+    with pytest.raises(VerifierError) as caught:
+        load("core", KNOBS)
+    assert re.fullmatch(REFUSED, str(caught.value))
+    assert caught.value.errno == errno.EACCES
     (note,) = caught.value.__notes__
     assert "invalid access to map value, value_size=8" in note
     assert "judge.h" in note, "with source lines"
 
 
+@pytest.mark.usefixtures("narrow")
+def test_what_the_verifier_refuses_of_core_bcc_compiles(place: Place) -> None:
+    datapath = place.open(loader=AUTO)
+    assert datapath.loader == "bcc"
+    assert any(re.match(f"loaded by bcc: no core: {REFUSED}$", line) for line in datapath.notices)
+    place.packets(2)
+    wait_for(lambda: datapath.counters()["parsed"] == 2, "packets")
+
+
+@pytest.mark.usefixtures("narrow")
+def test_neither_can_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bcc.c").write_text("int xdp_ingress(struct xdp_md *ctx) { return nonsense; }\n")
+    monkeypatch.setattr(loader_bcc, "BPF_DIR", tmp_path)
+    with pytest.raises(KernelError) as caught:
+        load(AUTO, KNOBS)
+    assert re.search(rf"undeclared identifier 'nonsense' \(no core: {REFUSED}\)$", str(caught.value))
+
+
 def test_nothing_is_left_open() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    loaded = load(new_layout(KNOBS, "core"))
+    _, loaded = load("core", KNOBS)
     assert set(loaded.programs) == set(PROGRAMS)
     loaded.close()
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -2,8 +2,6 @@
 
 import os
 
-import numpy as np
-
 from collector.kernel import libbpf
 from collector.kernel.attach import TC_HANDLE, TC_PRIORITY
 from collector.kernel.netns import inside, links
@@ -13,7 +11,7 @@ _PASS = {"xdp": 2, "tc": 0}  # XDP_PASS, TC_ACT_OK
 
 def _load(kind: str) -> int:
     code = b"\xb7\x00\x00\x00" + _PASS[kind].to_bytes(4, "little") + b"\x95" + bytes(7)  # r0 = …; exit
-    return libbpf.program_load(libbpf.PROGRAM_TYPES[kind], "stranger", np.frombuffer(code, np.uint64))
+    return libbpf.program_load(libbpf.PROGRAM_TYPES[kind], "stranger", code)
 
 
 def attach_xdp(netns: str, interface: str, *, generic: bool = False) -> int:

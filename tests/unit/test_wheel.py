@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from collector.kernel.layout import source_hash
 from collector.kernel.loader_core import read_object
+from collector.kernel.sources import source_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from schemas import times
-from ztlens import config, show
-from ztlens.checks import before_start
+from ztlens import checks, config, show
 from ztlens.command import LOADING, installation, with_options
 from ztlens.config import Settings
 from ztlens.errors import BadInput, Missing
@@ -150,37 +149,38 @@ def down(settings: Settings) -> None:
 
 def collector(settings: Settings) -> None:
     """Run the collector alone: load, attach, judge, publish."""
-    import asyncio
-
     from collector.kernel.interface import Interface
-    from collector.service import run
     from collector.settings import CollectorSettings
     from schemas.codes import Mode as NodeMode
 
     nats_url = _nats(settings)
-    before_start(settings, "collector")
+    checks.place(settings, "collector")
     _log()
-    asyncio.run(
-        run(
-            CollectorSettings(
-                node=settings.node,
-                interfaces=tuple(Interface(*config.split_interface(text)) for text in settings["interfaces"]),
-                instance=settings.instance,
-                nats_url=nats_url,
-                netns=settings["netns"],
-                policy_file=settings["policy"],
-                mode=NodeMode[settings["mode"].upper()] if settings["mode"] else None,
-                run_dir=settings.run_dir,
-                pins=settings.pins,
-                loader=settings["loader"],
-                knobs=settings["knobs"],
-                timeouts=settings["timeouts"],
-                metrics=settings["metrics"],
-                debug=_debug(),
-                **settings.owned("collector"),
-            )
-        )
+    chosen = CollectorSettings(
+        node=settings.node,
+        interfaces=tuple(Interface(*config.split_interface(text)) for text in settings["interfaces"]),
+        instance=settings.instance,
+        nats_url=nats_url,
+        netns=settings["netns"],
+        policy_file=settings["policy"],
+        mode=NodeMode[settings["mode"].upper()] if settings["mode"] else None,
+        run_dir=settings.run_dir,
+        pins=settings.pins,
+        loader=settings["loader"],
+        knobs=settings["knobs"],
+        timeouts=settings["timeouts"],
+        metrics=settings["metrics"],
+        debug=_debug(),
+        **settings.owned("collector"),
     )
+    from collector.first import kernel_side_first
+
+    open_datapath = kernel_side_first(chosen, adopting=checks.pinned(settings))
+    import asyncio
+
+    from collector.service import run
+
+    asyncio.run(run(chosen, open_datapath=open_datapath))
 
 
 def sink(

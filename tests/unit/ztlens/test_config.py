@@ -130,3 +130,8 @@ def test_credentials_are_written_for_the_owner_alone(tmp_path: Path) -> None:
     write_private(path, "secret")
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("secret", 0o600)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_comma_between_brackets_belongs_to_the_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZTLENS_INTERFACES", "veth[1,2]:ingress,eth0,[!l,x]*")
+    assert config.load({}, None, EMPTY)["interfaces"] == ("veth[1,2]:ingress", "eth0", "[!l,x]*")
