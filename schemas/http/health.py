@@ -38,7 +38,10 @@ class LedgerAsked(Asked):
 
 
 class Rates(msgspec.Struct):
-    """Verdicts in each of the last seconds of the span, oldest first; `times` is where each begins."""
+    """Verdicts in each of the last seconds of the span, oldest first; `times` is where each begins.
+
+    Without ends: an end has the time of its flow's last packet, and comes up to minutes later.
+    """
 
     times: list[str]
     allowed: list[Count]

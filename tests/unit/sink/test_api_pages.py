@@ -157,7 +157,8 @@ async def test_a_cursor_is_of_its_question(asker: Asker) -> None:
     for query in ({"limit": 3}, {"decision": "allow"}, {"decision": "deny", "sort": "bytes"}):
         assert "of another question" in await asker.refused(400, "flows", query | {"cursor": page["next"]})
     assert await asker.get("flows", limit=5, decision="deny", cursor=page["next"])
-    for cursor in ("x", "====", page["next"][:-4], "gA", "é"):
+    altered = page["next"].translate(str.maketrans("AQgw", "QAwg"))  # still base64
+    for cursor in ("x", "====", page["next"][:-4], altered, "gA", "é"):
         await asker.refused(400, "flows", {"limit": 3, "decision": "deny", "cursor": cursor})
     assert "of another question" in await asker.refused(400, "verdicts", {"decision": "deny", "cursor": page["next"]})
 
