@@ -18,7 +18,7 @@ OpenDatapath = Callable[[DatapathSettings, Callable[[Datapath], None]], Datapath
 
 
 def kernel_side_first(settings: CollectorSettings, *, adopting: bool) -> OpenDatapath:
-    """For collector.service.run, which makes up for what is left to do. Raises KernelError.
+    """What collector.service.run opens the datapath with: the rest of it, or nothing. Raises KernelError.
 
     With `adopting`, or a compiler to run, nothing is done in advance.
     """
@@ -30,8 +30,14 @@ def kernel_side_first(settings: CollectorSettings, *, adopting: bool) -> OpenDat
     datapath = kernel.open_datapath(settings.datapath(), loading=loading)
 
     def opened(_: DatapathSettings, prepare: Callable[[Datapath], None]) -> Datapath:
-        if not datapath.adopted:
-            prepare(datapath)
+        try:
+            if not datapath.adopted:
+                prepare(datapath)
+        except BaseException:
+            datapath.detach()
+            datapath.unpin()
+            datapath.close()
+            raise
         return datapath
 
     return opened
