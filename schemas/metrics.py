@@ -97,7 +97,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(SINK, "ztlens_sink_stored_total", "counter", "of these stored; `verdicts`: rows", ("of",), 3),
     Metric(SINK, "ztlens_sink_dropped_total", "counter",
            "of these not stored: `duplicate` (stored already), `dead` (no message of ours), `stride`, `late` "
-           "(declared missing before, and counted so; what was behind them is deleted already: they stay a gap)", ("of", "reason"), 5),
+           "(declared missing before, and counted so; what was behind them is deleted already: they stay a gap)",
+           ("of", "reason"), 5),
     Metric(SINK, "ztlens_sink_failed_total", "counter", "attempts to store that are tried again", ("of",), 3),
     Metric(SINK, "ztlens_commit_age_seconds", "gauge", "since the last commit; absent before the first"),
     Metric(SINK, "ztlens_stream_lag_messages", "gauge", "in the stream and not yet stored", ("stream",), 2),
