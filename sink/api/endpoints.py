@@ -13,7 +13,7 @@ from sink.history import flows as flow_pages
 PREFIX = "/api/v1"
 
 
-class Question(msgspec.Struct):
+class Question(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `sql`. `streamed`: read as it comes, with any number of rows. `limit`: the first so many, 0: all."""
 
     sql: str

@@ -35,7 +35,7 @@ RUNNING: Literal["running"] = "running"
 Document = dict[str, Any]
 
 
-class Text(msgspec.Struct, frozen=True):
+class Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A policy.yaml: what it says, and the name that errors carry."""
 
     text: str
@@ -46,7 +46,7 @@ class Text(msgspec.Struct, frozen=True):
         return parse(self.text, self.file)
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is asked of an audit. Times in ns since 1970 UTC, `until` exclusive.
 
     `against`: what stands for the decisions as they were recorded: those of each node's running policy, or of a file.

@@ -45,7 +45,7 @@ SHOWN = 100
 """Tuples listed of those that are left out as unsure."""
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is asked. Times in ns since 1970 UTC, `until` exclusive.
 
     `identities`: a policy whose names are used; None: those of the running policies. `include_denied`: allow what was

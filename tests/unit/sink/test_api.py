@@ -129,6 +129,13 @@ async def test_formats_and_bad_requests(served: api.Api, settings: SinkSettings)
             assert answer.status_code == 400, body[:40]
             assert set(answer.json()) == {"error", "hint", "exit"}
             assert answer.json()["exit"] == 2
+        for path, given in (
+            ("sql", {"sql": "SELECT 1"}),
+            ("audit", {"candidate": {"text": "version: 1"}}),
+            ("suggest", {}),
+        ):
+            answer = await http.post(f"/api/v1/{path}", json=given | {"before": 1})
+            assert answer.status_code == 400 and "unknown field `before`" in answer.json()["error"]
         answer = await http.get("/api/v1/ledger", params={"since": "yesterday"})
         assert (answer.status_code, answer.json()["exit"]) == (400, 2)
         answer = await http.get("/api/v1/ledger", params={"since": str(batches.CLOCK + 1)})
