@@ -87,7 +87,10 @@ class Gate:
         return _refusal(scope, "no token", "open the link that was printed, or send `Authorization: Bearer TOKEN`")
 
     def _is_ours(self, origin: str) -> bool:
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:  # as of `http://[::1`
+            return False
         return parts.scheme in ("http", "https") and parts.netloc.lower() in self._hosts
 
     def _entered(self, scope: Scope, given: str, rest: list[tuple[str, str]]) -> Response:

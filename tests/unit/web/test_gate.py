@@ -73,6 +73,8 @@ async def test_the_link_gives_a_cookie_and_an_address_without_the_token(browser:
         {"origin": "http://127.0.0.1:7421", "cookie": f"ztlens_7420={TOKEN}"},
         {"origin": "http://127.0.0.1:7420@evil.example", "cookie": f"ztlens_7420={TOKEN}"},
         {"origin": "file://127.0.0.1:7420", "cookie": f"ztlens_7420={TOKEN}"},
+        {"origin": "http://[::1", "cookie": f"ztlens_7420={TOKEN}"},
+        {"origin": "http://[x]:7420"},
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/api/v1/flows", "/_nicegui_ws/socket.io"])
@@ -162,6 +164,7 @@ async def handshake(given: Gate, headers: dict[str, str]) -> list[dict[str, Any]
     [
         {},
         {"origin": "http://evil.example", "cookie": f"ztlens_7420={TOKEN}"},
+        {"origin": "http://[::1", "cookie": f"ztlens_7420={TOKEN}"},
         {"host": "evil.example:7420", "cookie": f"ztlens_7420={TOKEN}"},
         {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
     ],
