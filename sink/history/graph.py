@@ -8,7 +8,7 @@ from schemas.filters import quoted
 from sink.errors import QueryError
 from sink.history import asked as asking
 from sink.history.reading import Reading
-from sink.history.said import SPLIT, SUMS, said, split
+from sink.history.said import SPLIT, SUMS, VOLUMES, said, split
 from sink.history.views import IDENTITY_JOINS, identity
 
 UNKNOWN = "unknown"
@@ -16,111 +16,127 @@ UNKNOWN = "unknown"
 _NOBODY = (1 << 128) - 1
 _MAPPED = 65535 << 32
 _ONES = (1 << 64) - 1
+_NO_PORT = "NULL AS dport, NULL AS proto"
+_SAID = ("ring_number", "revision", "src_number", "dst_number", "family", "src_hi", "src_lo", "dst_hi", "dst_lo",
+         "dport", "proto", "kind", *VOLUMES, "detail")  # fmt: skip
+"""What of `said` is wanted here."""
 
 
 def graph(reading: Reading, asked: http.MapAsked) -> dict[str, Any]:
     """http.Map. Raises InputError, SinkError."""
-    _edges(reading, asked)
-    by = f"sum({asked.by})"
+    between = _between(reading, asked)
+    by, volumes = f"sum({asked.by})", ", ".join(VOLUMES)
     reading.keep(
         "ends",
-        f"""SELECT id, {SPLIT}, {by} AS volume FROM (SELECT src AS id, kind, {SUMS} FROM edges GROUP BY src, kind
-            UNION ALL SELECT dst, kind, {SUMS} FROM edges WHERE src <> dst GROUP BY dst, kind)
-        GROUP BY id ORDER BY volume DESC, id LIMIT {asked.nodes}""",
+        f"""SELECT id, {SPLIT}, {by} AS volume FROM (SELECT src AS id, kind, {volumes} FROM by_source
+            UNION ALL SELECT dst, kind, {volumes} FROM by_destination
+            UNION ALL SELECT src, kind, {", ".join(f"-{name}::HUGEINT" for name in VOLUMES)} FROM (
+                SELECT src, kind, {SUMS} FROM {between} WHERE src = dst GROUP BY src, kind))
+        GROUP BY id""",
     )
+    ((every,),) = reading.rows("SELECT count(*) FROM ends")
+    reading.keep("ends", f"SELECT * FROM ends ORDER BY volume DESC, id LIMIT {asked.nodes}")
     edges = reading.records(
-        f"""SELECT src::VARCHAR AS src, dst::VARCHAR AS dst, {SPLIT} FROM edges
-        WHERE src IN (SELECT id FROM ends) AND dst IN (SELECT id FROM ends)
-        GROUP BY src, dst ORDER BY {by} DESC, src, dst LIMIT {asked.edges}"""
+        f"""SELECT v.src::VARCHAR AS src, v.dst::VARCHAR AS dst, {SPLIT} FROM {between} AS v
+            SEMI JOIN ends AS one ON one.id = v.src SEMI JOIN ends AS other ON other.id = v.dst
+        GROUP BY v.src, v.dst ORDER BY {by} DESC, v.src, v.dst LIMIT {asked.edges}"""
     )
-    nodes = reading.records("SELECT * REPLACE (id::VARCHAR AS id) FROM ends ORDER BY volume DESC, id")
+    nodes = reading.records("SELECT * REPLACE (id::VARCHAR AS id) FROM ends ORDER BY volume DESC, ends.id")
     name = _namer(reading, asked)
     labels = _labels(reading) if asked.group == "identity" else {}
-    ((every,),) = reading.rows("SELECT count(*) FROM (SELECT src FROM edges UNION SELECT dst FROM edges)")
     return {
         "nodes": [{"id": name(row["id"]), "labels": labels.get(name(row["id"]), {}), **split(row)} for row in nodes],
         "edges": [{"source": name(row["src"]), "destination": name(row["dst"]), **split(row)} for row in edges],
-        **_rest(reading, "src, dst", edges, every - len(nodes)),
+        **_rest(reading, f"SELECT DISTINCT src, dst FROM {between}", edges, every - len(nodes)),
     }
 
 
 def matrix(reading: Reading, asked: http.MatrixAsked) -> dict[str, Any]:
     """http.Matrix. Raises InputError, SinkError."""
-    _edges(reading, asked, asked.ports)
-    column = "dst, dport, proto"
-    sources, columns = (
-        reading.records(
-            f"""SELECT src::VARCHAR AS src FROM edges GROUP BY edges.src
-            ORDER BY sum({asked.by}) DESC, edges.src LIMIT {asked.rows}"""
-        ),
-        reading.records(
-            f"""SELECT dst::VARCHAR AS dst, dport, proto FROM edges GROUP BY edges.dst, dport, proto
-            ORDER BY sum({asked.by}) DESC, edges.dst, dport, proto LIMIT {asked.columns}"""
-        ),
-    )
-    reading.keep(
-        "sources",
-        f"SELECT src FROM edges GROUP BY src ORDER BY sum({asked.by}) DESC, src LIMIT {asked.rows}",
-    )
-    reading.keep(
-        "columns",
-        f"SELECT {column} FROM edges GROUP BY {column} ORDER BY sum({asked.by}) DESC, {column} LIMIT {asked.columns}",
-    )
+    column = "dst, dport, proto" if asked.ports else "dst"
+    between = _between(reading, asked, column)
+    sources, more_sources = _largest(reading, "sources", "by_source", "src", asked.by, asked.rows)
+    columns, more_columns = _largest(reading, "columns", "by_destination", column, asked.by, asked.columns)
+    keys = f"v.src, {', '.join(f'v.{name}' for name in column.split(', '))}"
     cells = reading.records(
-        f"""SELECT src::VARCHAR AS src, dst::VARCHAR AS dst, e.dport, e.proto, {SPLIT} FROM edges AS e
-            SEMI JOIN sources USING (src) SEMI JOIN columns AS c ON c.dst = e.dst
-                AND c.dport IS NOT DISTINCT FROM e.dport AND c.proto IS NOT DISTINCT FROM e.proto
-        GROUP BY e.src, e.dst, e.dport, e.proto ORDER BY sum({asked.by}) DESC, e.src, e.dst, e.dport, e.proto"""
+        f"""SELECT v.src::VARCHAR AS src, v.dst::VARCHAR AS dst, {"v.dport, v.proto" if asked.ports else _NO_PORT},
+            {SPLIT} FROM {between} AS v SEMI JOIN sources USING (src) SEMI JOIN columns USING ({column})
+        GROUP BY {keys} ORDER BY sum({asked.by}) DESC, {keys}"""
     )
-    row_of = {row["src"]: i for i, row in enumerate(sources)}
-    column_of = {(row["dst"], row["dport"], row["proto"]): i for i, row in enumerate(columns)}
-    ((n_sources, n_columns),) = reading.rows(
-        f"""SELECT (SELECT count(*) FROM (SELECT DISTINCT src FROM edges)),
-            (SELECT count(*) FROM (SELECT DISTINCT {column} FROM edges))"""
-    )
+    row_of = {row: i for i, (row, *_) in enumerate(sources)}
+    column_of = {row: i for i, row in enumerate(columns)}
     name = _namer(reading, asked)
     return {
-        "sources": [name(row["src"]) for row in sources],
-        "destinations": [{"id": name(row["dst"]), "port": row["dport"], "proto": row["proto"]} for row in columns],
+        "sources": [name(row) for row in row_of],
+        "destinations": [{"id": name(end), "port": port, "proto": proto} for end, port, proto in columns],
         "cells": [
             {"source": row_of[row["src"]], "destination": column_of[row["dst"], row["dport"], row["proto"]],
              **split(row)}
             for row in cells
         ],
-        **_rest(reading, f"src, {column}", cells, n_sources + n_columns - len(sources) - len(columns)),
+        **_rest(reading, f"SELECT DISTINCT src, {column} FROM {between}", cells, more_sources + more_columns),
     }  # fmt: skip
 
 
-def _edges(reading: Reading, asked: http.MapAsked | http.MatrixAsked, ports: bool = False) -> None:
-    """Makes `edges`: src, dst, dport and proto (null unless `ports`), kind, VOLUMES, detail; ends as `_namer` reads
-    them."""
+def _largest(  # noqa: PLR0917 – what is asked, in the order it is asked
+    reading: Reading, kept: str, table: str, keys: str, by: str, most: int
+) -> tuple[list[tuple[str, int | None, str | None]], int]:
+    """Makes `kept`, the `keys` with most of `by` in `table`; they: end, port, protocol; and how many more there are."""
+    reading.keep(kept, f"SELECT {keys}, sum({by}) AS volume FROM {table} GROUP BY {keys}")
+    ((every,),) = reading.rows(f"SELECT count(*) FROM {kept}")
+    reading.keep(kept, f"SELECT * FROM {kept} ORDER BY volume DESC, {keys} LIMIT {most}")
+    end, *port = keys.split(", ")
+    found = reading.rows(
+        f"SELECT v.{end}::VARCHAR, {', '.join(port) or _NO_PORT} FROM {kept} AS v ORDER BY volume DESC, {keys}"
+    )
+    return [(row[0], row[1], row[2]) for row in found], every - len(found)
+
+
+def _between(reading: Reading, asked: http.MapAsked | http.MatrixAsked, column: str = "dst") -> str:
+    """SQL, in parentheses, of rows: src, dst (as `_namer` reads them), dport, proto, kind, VOLUMES.
+
+    Makes their sums by_source and by_destination (by `column` of them). Of millions of pairs only those between the
+    largest ends are added up: one group for each would take most of the time, and all of the memory.
+    """
     if (asked.group == "label") != bool(asked.label):
         raise QueryError("group=label and label=KEY go together", "give both, or neither")
     rows = said(reading, asked, asking.span(asked))
-    port = "dport, proto" if ports else "NULL::USMALLINT AS dport, NULL::VARCHAR AS proto"
-    keys = ", dport, proto" if ports else ""
-    detail = "bool_and(detail) AS detail"
-    if asked.group in ("address", "network"):
-        sides = ", ".join(f"{_number(asked, side)} AS {side}_key" for side in ("src", "dst"))
+    if asking.words(asked) != "TRUE":  # their text is made and compared once
+        reading.keep("said", f"SELECT {', '.join(_SAID)} FROM {rows}")
+        rows = "said"
+    called = asked.group in ("identity", "label")
+    ends = [f"{side}_number" if called else _number(asked, side) for side in ("src", "dst")]
+    scope = "ring_number AS ring, revision" if called else "0 AS ring, 0 AS revision"
+    between = f"""(SELECT {scope}, {ends[0]} AS src, {ends[1]} AS dst, dport, proto, kind, {", ".join(VOLUMES)}, detail
+        FROM {rows})"""
+    for table, keys in (("by_source", "src"), ("by_destination", column)):
         reading.keep(
-            "edges",
-            f"""SELECT src_key AS src, dst_key AS dst, {port}, kind, {SUMS}, {detail}
-            FROM (SELECT *, {sides} FROM {rows})
-            GROUP BY src_key, dst_key, kind{keys}""",
+            table,
+            f"""SELECT ring, revision, {keys}, kind, {SUMS}, bool_and(detail) AS detail FROM {between}
+            GROUP BY ring, revision, {keys}, kind""",
         )
-        return
-    reading.keep(
-        "edges",
-        f"""SELECT ring_number AS ring, revision, src_number AS src, dst_number AS dst, {port}, kind, {SUMS}, {detail}
-        FROM {rows} GROUP BY ring_number, revision, src_number, dst_number, kind{keys}""",
-    )
-    # Of what millions of rows have in common there are few names: text is made of these alone.
+    if not called or not _called(reading, asked):
+        return between
+    own = "{0}.ring = v.ring AND {0}.revision = v.revision AND {0}.number = v.{1}".format
+    for table, end, more in (("by_source", "src", ""), ("by_destination", "dst", column.removeprefix("dst"))):
+        reading.keep(
+            table,
+            f"""SELECT c.code AS {end} {more}, kind, {SUMS}, bool_and(detail) AS detail FROM {table} AS v
+            JOIN called AS c ON {own("c", end)} GROUP BY c.code {more}, kind""",
+        )
+    return f"""(SELECT v.* REPLACE (one.code AS src, other.code AS dst) FROM {between} AS v
+        JOIN called AS one ON {own("one", "src")} JOIN called AS other ON {own("other", "dst")})"""
+
+
+def _called(reading: Reading, asked: http.Grouped) -> bool:
+    """Makes `called`: the id and the code of each end of by_source and by_destination; whether a code is another than
+    the end's number."""
     reading.keep(
         "called",
         f"""SELECT ring, revision, number, id, dense_rank() OVER (ORDER BY id) AS code FROM (
             SELECT v.ring, v.revision, v.src_identity AS number, {_text(asked)} AS id FROM (
-                SELECT ring, revision, src AS src_identity, src AS dst_identity FROM edges
-                UNION SELECT ring, revision, dst, dst FROM edges
+                SELECT ring, revision, src AS src_identity, src AS dst_identity FROM by_source
+                UNION SELECT ring, revision, dst, dst FROM by_destination
             ) AS v {IDENTITY_JOINS})""",
     )
     ((several,),) = reading.rows(
@@ -128,16 +144,7 @@ def _edges(reading: Reading, asked: http.MapAsked | http.MatrixAsked, ports: boo
     )
     if not several:  # one revision, whose numbers tell its names apart
         reading.keep("called", "SELECT * REPLACE (number AS code) FROM called")
-        return
-    sides = " ".join(
-        f"JOIN called AS {side} ON {side}.ring = v.ring AND {side}.revision = v.revision AND {side}.number = v.{of}"
-        for side, of in (("one", "src"), ("other", "dst"))
-    )
-    reading.keep(
-        "edges",
-        f"""SELECT one.code AS src, other.code AS dst, dport, proto, kind, {SUMS}, {detail} FROM edges AS v {sides}
-        GROUP BY one.code, other.code, dport, proto, kind""",
-    )
+    return bool(several)
 
 
 def _text(asked: http.Grouped) -> str:
@@ -185,12 +192,9 @@ def _labels(reading: Reading) -> dict[str, dict[str, str]]:
     return {name: dict(labels) for name, labels in found}
 
 
-def _rest(reading: Reading, keys: str, shown: list[dict[str, Any]], nodes: int) -> dict[str, Any]:
-    """What is left out, and whether all is exact."""
-    (whole,) = reading.records(
-        f"""SELECT {SPLIT}, coalesce(bool_and(detail), true) AS exact
-        FROM (SELECT kind, {SUMS}, bool_and(detail) AS detail FROM edges GROUP BY kind)"""
-    )
-    ((edges,),) = reading.rows(f"SELECT count(*) FROM (SELECT 1 FROM edges GROUP BY {keys})")
+def _rest(reading: Reading, between: str, shown: list[dict[str, Any]], ends: int) -> dict[str, Any]:
+    """What is left out, and whether all is exact; `between` asks for all that could be shown."""
+    (whole,) = reading.records(f"SELECT {SPLIT}, coalesce(bool_and(detail), true) AS exact FROM by_source")
+    ((edges,),) = reading.rows(f"SELECT count(*) FROM ({between})")
     left = {key: value - sum(row[key] for row in shown) for key, value in whole.items() if key != "exact"}
-    return {"left_out": {"nodes": nodes, "edges": edges - len(shown), **split(left)}, "exact": whole["exact"]}
+    return {"left_out": {"nodes": ends, "edges": edges - len(shown), **split(left)}, "exact": whole["exact"]}
