@@ -5,7 +5,8 @@ Every request, a WebSocket's too, is looked at here before anything else sees it
 * `Host` must name this page: another name that leads here is somebody's DNS (rebinding). 403.
 * `Origin`, when there is one, must be this page: another site's script is not ours. 403.
 * The token comes once with the link, `?token=…`, and is answered with a cookie for this browser alone and the same
-  address without it; programs send `Authorization: Bearer …`. Without: 403.
+  address without it; programs send `Authorization: Bearer …`. Without: 403. The cookie is made from the token and does
+  not tell it: browsers send a cookie to every port of a host, so another program may get to see it.
 
 A link to a view from elsewhere arrives without the cookie (SameSite=Strict): such a navigation is sent round once more,
 then it comes from the page itself.
@@ -50,7 +51,8 @@ class Gate:
     def __init__(self, app: ASGIApp, settings: WebSettings, port: int, token: str) -> None:
         self._app = app
         self._token = token
-        self._cookie = f"ztlens_{port}"  # cookies know no ports, and there may be several pages on a host
+        self._name = f"ztlens_{port}"  # cookies know no ports, and there may be several pages on a host
+        self._cookie = hmac.digest(token.encode(), b"cookie", "sha256").hex()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         own = (host, "127.0.0.1", "[::1]", "localhost")
         self._hosts = {f"{name}:{port}".lower() for name in (*own, *settings.names)}
@@ -95,23 +97,25 @@ class Gate:
 
     def _entered(self, scope: Scope, given: str, rest: list[tuple[str, str]]) -> Response:
         """The browser gets its cookie, and the address without the token."""
-        if not self._is_token(given):
+        if not _same(given, self._token):
             return _refusal(scope, "this token is not the page's", "open the link that was printed last")
         path = "/" + scope["path"].lstrip("/")  # `//elsewhere` would be another host
         answer = RedirectResponse(path + (f"?{urlencode(rest)}" if rest else ""), 303)
-        answer.set_cookie(self._cookie, given, max_age=365 * 86400, httponly=True, samesite="strict", path="/")
+        answer.set_cookie(self._name, self._cookie, max_age=365 * 86400, httponly=True, samesite="strict", path="/")
         answer.headers["cache-control"] = "no-store"
         return answer
 
     def _knows(self, headers: Headers) -> bool:
         kind, _, bearer = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and self._is_token(bearer.strip()):
+        if kind.lower() == "bearer" and _same(bearer.strip(), self._token):
             return True
         cookies = (part.strip().partition("=") for part in headers.get("cookie", "").split(";"))
-        return any(name == self._cookie and self._is_token(value) for name, _, value in cookies)
+        return any(name == self._name and _same(value, self._cookie) for name, _, value in cookies)
 
-    def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), self._token.encode())
+
+def _same(given: str, secret: str) -> bool:
+    """In a time that tells nothing."""
+    return hmac.compare_digest(given.encode(), secret.encode())
 
 
 def _refusal(scope: Scope, error: str, hint: str) -> Response:

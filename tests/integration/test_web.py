@@ -424,7 +424,8 @@ async def test_a_websocket_needs_the_token_and_our_own_page(stage: Stage) -> Non
     """The real handshake: 403 without the cookie, or from another site."""
     port = stage.page.origin.rpartition(":")[2]
     url = f"ws://127.0.0.1:{port}/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
-    cookie = {"Cookie": f"ztlens_{port}={stage.page.token}"}
+    entered = await asyncio.to_thread(httpx.get, stage.page.link)
+    cookie = {"Cookie": f"ztlens_{port}={entered.cookies[f'ztlens_{port}']}"}
     for headers in ({}, {"Origin": "http://evil.example"} | cookie, {"Host": "evil.example"} | cookie):
         with pytest.raises(InvalidStatus, match="403"):
             await connect(url, additional_headers=headers)

@@ -1,5 +1,6 @@
 """Who is let in: every refusal of the gate, for HTTP and for WebSockets."""
 
+import hmac
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from web.gate import Gate
 from web.settings import WebSettings
 
 TOKEN = "t" * 43
+COOKIE = hmac.new(TOKEN.encode(), b"cookie", "sha256").hexdigest()
 US = "http://127.0.0.1:7420"
 
 
@@ -46,7 +48,8 @@ async def test_the_link_gives_a_cookie_and_an_address_without_the_token(browser:
     assert entered.status_code == 303
     assert entered.headers["location"] == "/flows?since=1h&decision=deny"
     cookie = entered.headers["set-cookie"]
-    assert cookie.startswith(f"ztlens_7420={TOKEN}; ")
+    assert cookie.startswith(f"ztlens_7420={COOKIE}; ")
+    assert TOKEN not in cookie
     assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
     inside = await browser.get("/flows?since=1h")
     assert (inside.status_code, inside.text) == (200, "since=1h")
@@ -57,23 +60,25 @@ async def test_the_link_gives_a_cookie_and_an_address_without_the_token(browser:
     [
         {},
         {"cookie": "ztlens_7420="},
-        {"cookie": "ztlens_7420=" + "x" * 43},
-        {"cookie": f"ztlens_7421={TOKEN}"},
-        {"cookie": f"other={TOKEN}"},
+        {"cookie": "ztlens_7420=" + "x" * 64},
+        {"cookie": f"ztlens_7420={TOKEN}"},
+        {"authorization": f"Bearer {COOKIE}"},
+        {"cookie": f"ztlens_7421={COOKIE}"},
+        {"cookie": f"other={COOKIE}"},
         {"authorization": f"Basic {TOKEN}"},
         {"authorization": "Bearer "},
         {"authorization": f"Bearer {TOKEN}x"},
-        {"host": "evil.example:7420", "cookie": f"ztlens_7420={TOKEN}"},
-        {"host": "127.0.0.1", "cookie": f"ztlens_7420={TOKEN}"},
-        {"host": "127.0.0.1:7421", "cookie": f"ztlens_7420={TOKEN}"},
-        {"host": "127.0.0.1:7420.evil.example", "cookie": f"ztlens_7420={TOKEN}"},
-        {"host": "", "cookie": f"ztlens_7420={TOKEN}"},
-        {"origin": "http://evil.example", "cookie": f"ztlens_7420={TOKEN}"},
-        {"origin": "null", "cookie": f"ztlens_7420={TOKEN}"},
-        {"origin": "http://127.0.0.1:7421", "cookie": f"ztlens_7420={TOKEN}"},
-        {"origin": "http://127.0.0.1:7420@evil.example", "cookie": f"ztlens_7420={TOKEN}"},
-        {"origin": "file://127.0.0.1:7420", "cookie": f"ztlens_7420={TOKEN}"},
-        {"origin": "http://[::1", "cookie": f"ztlens_7420={TOKEN}"},
+        {"host": "evil.example:7420", "cookie": f"ztlens_7420={COOKIE}"},
+        {"host": "127.0.0.1", "cookie": f"ztlens_7420={COOKIE}"},
+        {"host": "127.0.0.1:7421", "cookie": f"ztlens_7420={COOKIE}"},
+        {"host": "127.0.0.1:7420.evil.example", "cookie": f"ztlens_7420={COOKIE}"},
+        {"host": "", "cookie": f"ztlens_7420={COOKIE}"},
+        {"origin": "http://evil.example", "cookie": f"ztlens_7420={COOKIE}"},
+        {"origin": "null", "cookie": f"ztlens_7420={COOKIE}"},
+        {"origin": "http://127.0.0.1:7421", "cookie": f"ztlens_7420={COOKIE}"},
+        {"origin": "http://127.0.0.1:7420@evil.example", "cookie": f"ztlens_7420={COOKIE}"},
+        {"origin": "file://127.0.0.1:7420", "cookie": f"ztlens_7420={COOKIE}"},
+        {"origin": "http://[::1", "cookie": f"ztlens_7420={COOKIE}"},
         {"origin": "http://[x]:7420"},
     ],
 )
@@ -82,7 +87,7 @@ async def test_refused(browser: httpx.AsyncClient, path: str, headers: dict[str,
     """On every path; where a program asks, with the API's own form of an error."""
     answer = await browser.get(path, headers=headers)
     assert answer.status_code == 403
-    assert TOKEN not in answer.text
+    assert TOKEN not in answer.text and COOKIE not in answer.text
     if path.startswith("/api/"):
         assert sorted(answer.json()) == ["error", "exit", "hint"]
 
@@ -90,11 +95,11 @@ async def test_refused(browser: httpx.AsyncClient, path: str, headers: dict[str,
 @pytest.mark.parametrize(
     "headers",
     [
-        {"cookie": f"a=b; ztlens_7420={TOKEN}"},
+        {"cookie": f"a=b; ztlens_7420={COOKIE}"},
         {"authorization": f"Bearer {TOKEN}"},
         {"authorization": f"bearer {TOKEN}", "host": "localhost:7420"},
-        {"cookie": f"ztlens_7420={TOKEN}", "origin": US},
-        {"cookie": f"ztlens_7420={TOKEN}", "host": "[::1]:7420", "origin": "http://[::1]:7420"},
+        {"cookie": f"ztlens_7420={COOKIE}", "origin": US},
+        {"cookie": f"ztlens_7420={COOKIE}", "host": "[::1]:7420", "origin": "http://[::1]:7420"},
     ],
 )
 async def test_let_in(browser: httpx.AsyncClient, headers: dict[str, str]) -> None:
@@ -102,7 +107,7 @@ async def test_let_in(browser: httpx.AsyncClient, headers: dict[str, str]) -> No
 
 
 async def test_a_wrong_token_gives_nothing(browser: httpx.AsyncClient) -> None:
-    for given in ("", "x", TOKEN[:-1], TOKEN + "x", "ü" * 43):
+    for given in ("", "x", TOKEN[:-1], TOKEN + "x", "ü" * 43, COOKIE):
         answer = await browser.get("/", params={"token": given})
         assert answer.status_code == 403 and "set-cookie" not in answer.headers
 
@@ -163,9 +168,9 @@ async def handshake(given: Gate, headers: dict[str, str]) -> list[dict[str, Any]
     "headers",
     [
         {},
-        {"origin": "http://evil.example", "cookie": f"ztlens_7420={TOKEN}"},
-        {"origin": "http://[::1", "cookie": f"ztlens_7420={TOKEN}"},
-        {"host": "evil.example:7420", "cookie": f"ztlens_7420={TOKEN}"},
+        {"origin": "http://evil.example", "cookie": f"ztlens_7420={COOKIE}"},
+        {"origin": "http://[::1", "cookie": f"ztlens_7420={COOKIE}"},
+        {"host": "evil.example:7420", "cookie": f"ztlens_7420={COOKIE}"},
         {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
     ],
 )
