@@ -2,7 +2,7 @@
  * of the datapath into the hook's return code.
  *
  *	on_ingress(xdp_md)	XDP
- *	on_egress(__sk_buff)	TC, clsact egress
+ *	on_egress(__sk_buff)	TC egress: TCX, or a filter on clsact
  *	on_mark(xdp_md), on_reap(xdp_md)	test-run by user space with flow keys as the packet
  */
 #ifndef ZTLENS_HOOKS_H

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from collector.errors import KernelError, VerifierError
-from collector.kernel import loader_bcc, loader_core
+from collector.kernel import libbpf, loader_bcc, loader_core
 from collector.kernel.loader import AUTO, LOADERS, choose, load
+from collector.kernel.private import private_datapath
 from collector.kernel.sources import BPF_DIR, PROGRAMS, source_hash
 from schemas.codes import EventKind
 from tests.support.datapath_suite import balanced, drain, ports
@@ -113,6 +114,18 @@ def test_nothing_is_left_open() -> None:
     _, loaded = load("core", KNOBS)
     assert set(loaded.programs) == set(PROGRAMS)
     loaded.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_what_cannot_be_described_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise KernelError("no")
+
+    load("core", KNOBS)[1].close()  # what is probed once is probed
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(libbpf, "update", refuse)
+    with pytest.raises(KernelError, match=r"^no$"):
+        private_datapath(KNOBS, loader="core")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
