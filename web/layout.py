@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 _GOLDEN = math.pi * (3 - math.sqrt(5))
 STEP = 46.0
 """Distance between neighbours of a spiral, in the map's own unit."""
+ALONE, ALONE_MOST = "\n", 12
+"""Begins the name of a disc of one node without a group; so many of them at most."""
 Point = tuple[float, float]
 
 
@@ -41,8 +43,11 @@ class Layout:
     discs: dict[str, Disc] = field(default_factory=dict)
 
     def place(self, groups: Mapping[str, str]) -> None:
-        """Node → its group, of every node there is now."""
+        """Node → its group, of every node there is now; empty: none. A few without a group stand alone."""
         new = sorted(name for name in groups if name not in self.places)
+        alone = {name: ALONE + name for name in new if not groups[name]}
+        if len(alone) + sum(name.startswith(ALONE) for name in self.discs) <= ALONE_MOST:
+            groups = {**groups, **alone}
         sizes = Counter(groups[name] for name in new)
         fresh = sorted(group for group in sizes if group not in self.discs)
         if fresh:

@@ -1,87 +1,22 @@
 """The demo as people run it: one command, real traffic, a summary that adds up, nothing left behind."""
 
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import duckdb
 import pytest
 import yaml
 
+from tests.support.demos import SECONDS, Demo
 from tests.support.netns import wait_for
-from ztlens import config
 from ztlens.demo import leftovers
-from ztlens.demo.netns import NETNS_DIR
 from ztlens.demo.run import POLICY
 
 KEYS = ["verdicts", "flows", "packets", "bytes", "allowed", "denied", "families", "top_denied", "by_rule", "balanced",
         "ledger"]  # fmt: skip
 RULES = {rule["name"] for rule in yaml.safe_load(POLICY.read_text())["rules"]}
-SECONDS = 120
-
-
-class Demo:
-    """A running `ztlens demo`; its temporary files go below `folder`."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-        self.stdout, self.stderr = folder.parent / "stdout", folder.parent / "stderr"
-        with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "ztlens.main", "demo", *arguments],
-                stdout=out, stderr=err, env=os.environ | {"TMPDIR": str(folder)}, start_new_session=True,
-            )  # fmt: skip
-        self.pid = self.process.pid
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(SECONDS)
-
-    def wait(self) -> int:
-        """Its exit status; what it said goes with a failure of the test."""
-        status = self.process.wait(SECONDS)
-        print(self.stderr.read_text())
-        return status
-
-    def until_said(self, text: str) -> None:
-        """Wait for `text` on stderr."""
-
-        def said() -> bool:
-            assert self.process.poll() is None, self.stderr.read_text()
-            return text in self.stderr.read_text()
-
-        wait_for(said, f"{text!r} on stderr", SECONDS)
-
-    def processes(self) -> list[str]:
-        """Command lines of everything it started: its state, namespace prefix or run directory is in them."""
-        mark = re.compile(rf"(demo-|ztd){self.pid}\b|{re.escape(str(self.folder))}/")
-        return [line for line in command_lines() if mark.search(line)]
-
-    def remains(self) -> list[str]:
-        """Whatever of it is still there."""
-        mark = re.compile(rf"(demo-|ztd){self.pid}\b")
-        folders = (NETNS_DIR, config.PINS, config.RUN, leftovers.RECORDS)
-        found = [str(path) for folder in folders if folder.exists() for path in folder.iterdir()]
-        return [path for path in found if mark.search(path)] + list(map(str, self.folder.iterdir())) + self.processes()
-
-
-def command_lines() -> Iterator[str]:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            yield path.read_bytes().decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
 
 
 def nothing_remains(demo: Demo) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.async_api import Page
+from playwright.async_api import Locator, Page
 
 from schemas.codes import Decision, EventKind, Outcome, Reason, RuleId
 from schemas.messages import PolicyRecord, RuleInfo
@@ -98,10 +98,11 @@ async def write(page: Page, label: str, given: str) -> None:
     )
 
 
-async def copied(page: Page, button: str) -> str:
+async def copied(page: Page, button: str, within: Locator | None = None) -> str:
     """What a button copies."""
-    await page.get_by_role("button", name=button, exact=True).click()
-    await page.get_by_role("button", name="Copied").first.wait_for()
+    room = page if within is None else within
+    await room.get_by_role("button", name=button, exact=True).click()
+    await room.get_by_role("button", name="Copied").first.wait_for()
     return str(await page.evaluate("navigator.clipboard.readText()"))
 
 

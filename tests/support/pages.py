@@ -207,6 +207,7 @@ class Browser:
 async def picture(page: Page, name: str) -> Path:
     """A screenshot, kept."""
     path = SCREENSHOTS / f"{name}.png"
+    await page.evaluate("window.scrollTo(0, 0)")  # else the header is in the middle of it
     await page.screenshot(path=path, full_page=True)
     return path
 

@@ -70,7 +70,7 @@ export default {
         CM.EditorState.languageData.of(() => [{ autocomplete: complete }]),
         CM.EditorState.tabSize.of(2),
         CM.EditorView.lineWrapping,
-        CM.EditorView.contentAttributes.of({ "aria-label": this.label }),
+        CM.EditorView.contentAttributes.of({ "aria-label": this.label, tabindex: "0" }),
         marks,
         tips,
         CM.EditorView.domEventHandlers({ blur: () => void (this.timer && this.tell("text")) }), // before what was clicked

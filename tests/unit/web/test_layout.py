@@ -35,6 +35,16 @@ def test_no_two_nodes_are_close() -> None:
         assert min(math.dist(a, b) for a, b in itertools.combinations(points, 2)) > 30
 
 
+def test_a_few_without_a_group_stand_alone() -> None:
+    """As far from each other as groups are; one after the other no more than a dozen."""
+    layout = laid_out({"frontend": "app=frontend", "api": "app=api", "host": "", "world": "", "intruder": ""})
+    assert len(layout.discs) == 5
+    assert min(math.dist(a, b) for a, b in itertools.combinations(layout.places.values(), 2)) > 100
+    for i in range(20):
+        layout.place({f"n{i}": ""})
+    assert len(layout.discs) == 2 + 12 + 1
+
+
 def test_groups() -> None:
     assert group_of("frontend", {"app": "web", "tier": "1"}, "app") == "app=web"
     assert group_of("frontend", {"tier": "1"}, "app") == ""
