@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -15,14 +14,12 @@ from web.errors import SettingsError
 from web.gate import Gate
 from web.live import Live
 from web.passing import Passing
+from web.published import published
 from web.settings import WebSettings
 from web.source import Source
 from web.token import token
 
 log = logging.getLogger("ztlens.web")
-
-LINK = "web.url"
-"""In the run directory while the page answers: its address with the token, for its owner alone."""
 
 
 class _Server(uvicorn.Server):
@@ -106,11 +103,10 @@ async def run(settings: WebSettings, ready: asyncio.Event | None = None) -> None
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     tasks = [asyncio.create_task(server.serve(sockets=[listener])), asyncio.create_task(live.run())]
     stopping = asyncio.create_task(stop.wait())
-    file = settings.run_dir / LINK
     try:
         await server.answers.wait()
         link = address(settings, port, secret)
-        _publish(settings, link)
+        tasks.append(asyncio.create_task(published(settings.run_dir, link)))
         log.info("%s", link)
         if ready is not None:
             ready.set()
@@ -118,19 +114,9 @@ async def run(settings: WebSettings, ready: asyncio.Event | None = None) -> None
         for task in done - {stopping}:
             task.result()
     finally:
-        file.unlink(missing_ok=True)
         server.should_exit = True
-        tasks[1].cancel()
-        stopping.cancel()
+        for task in (*tasks[1:], stopping):
+            task.cancel()
         await asyncio.gather(*tasks, stopping, return_exceptions=True)
         await source.close()
         await passing.close()
-
-
-def _publish(settings: WebSettings, link: str) -> None:
-    settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = settings.run_dir / f".{LINK}.{os.getpid()}"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-        out.write(link)
-    draft.replace(settings.run_dir / LINK)
