@@ -103,16 +103,21 @@ def _words(column: str, kind: type[IntEnum], given: tuple[str, ...]) -> list[str
     return out
 
 
-def _network(text: str, side: str) -> str:
-    """Addresses are numbers in the store, an IPv4 one in the low 32 bits, so a prefix is a range."""
+def network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """An address or prefix as it was written. Raises InputError."""
     try:
-        network = ipaddress.ip_network(text.strip(), strict=False)
+        return ipaddress.ip_network(text.strip(), strict=False)
     except ValueError as error:
         raise InputError(f"{text!r} is not an address or prefix", "write 10.0.1.10, 10.0.0.0/8 or fd00::/64") from error
-    if network.num_addresses == 1:
-        return f"(family = {network.version} AND {side}_addr = {_number(int(network[0]))})"
-    low, high = _number(int(network[0])), _number(int(network[-1]))
-    return f"(family = {network.version} AND {side}_addr BETWEEN {low} AND {high})"
+
+
+def _network(text: str, side: str) -> str:
+    """Addresses are numbers in the store, an IPv4 one in the low 32 bits, so a prefix is a range."""
+    inside = network(text)
+    if inside.num_addresses == 1:
+        return f"(family = {inside.version} AND {side}_addr = {_number(int(inside[0]))})"
+    low, high = _number(int(inside[0])), _number(int(inside[-1]))
+    return f"(family = {inside.version} AND {side}_addr BETWEEN {low} AND {high})"
 
 
 def _number(value: int) -> str:

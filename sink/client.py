@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from schemas import answers
 from sink.errors import BusyError, QueryError, SinkError
+from sink.history import ends
 from sink.history.exported import Exported
 from sink.history.ledger import ledger, rfc3339
 from sink.history.query import Answer, Parameters
@@ -273,10 +274,12 @@ class History:
         until: int | None = None,
         before: Place | None = None,
         limit: int = 20,
+        rows: str = ends.TABLE,
     ) -> pa.Table:
         """A page of verdicts: the last `limit` rows of the view in [since, until), ns since 1970 UTC, that satisfy
-        the predicate `where` and stand before the place `before`; oldest first. See sink.history.recent."""
-        return recent(self.sql, where, parameters, since=since, until=until, before=before, limit=limit)
+        the predicate `where` and stand before the place `before`; oldest first. See sink.history.recent, for `rows`
+        sink.history.ends."""
+        return recent(self.sql, where, parameters, since=since, until=until, before=before, limit=limit, rows=rows)
 
     def status(self) -> dict[str, Any]:
         """What the sink says of itself; of a file `running` is False and `database` what it holds."""

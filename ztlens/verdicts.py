@@ -7,9 +7,12 @@ addresses as numbers, with the view's names; `time` is RFC 3339 in UTC.
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from schemas import times
+from schemas.filters import Filters, predicate
 from ztlens import show
 
 if TYPE_CHECKING:
@@ -26,29 +29,35 @@ FLAGS = ("egress", "midstream", "report_only", "untracked", "aggregated", "rever
 ALIGNED, WIDEST = 26, 60
 """Columns of opener and responder on a terminal, at first and at most; in a pipe they are as long as they are."""
 Row = dict[str, Any]
+_COLUMNS = ", ".join("epoch_ns(time) AS time" if name == "time" else name for name in COLUMNS)
+_ORDER = ("time", "node", "ring", "position")
 
 
-def select(predicate: str) -> str:
+def select(where: str) -> str:
     """The one SELECT of `observe`; `time` as ns since 1970, oldest first."""
-    columns = ", ".join("epoch_ns(time) AS time" if name == "time" else name for name in COLUMNS)
-    return f"SELECT {columns} FROM verdicts WHERE {predicate} ORDER BY time, node, ring, position"
+    return f"SELECT {_COLUMNS} FROM verdicts WHERE {where} ORDER BY {', '.join(_ORDER)}"
 
 
-def recorded(
-    history: "History", predicate: str, last: int | None, span: tuple[int | None, int | None] = (None, None)
-) -> Iterator[Row]:
-    """What the history holds of it, oldest first; only the newest `last`, unless None. Raises SinkError.
-
-    `span`: the times that the predicate speaks of, if any, in ns: where to look for the newest.
-    """
+def recorded(history: "History", asked: Filters, last: int | None, now: datetime | None = None) -> Iterator[Row]:
+    """What the history holds of it, oldest first; only the newest `last`, unless None. Raises InputError, SinkError."""
     import pyarrow as pa
 
+    from sink.history import ends
+    from sink.history.views import verdicts_of
+
+    rows = ends.rows(asked)
     if last is None:
-        found = history.sql(select(predicate))
+        where = predicate(asked, now)
+        few = ends.together(rows) if rows != ends.TABLE else rows
+        # Put in order here: DuckDB would take longer to plan that than to find what an address did in an hour.
+        found = history.sql(f"SELECT {_COLUMNS} FROM ({verdicts_of(few)}) AS verdicts WHERE {where}")
+        found = found.sort_by([(name, "ascending") for name in _ORDER])
     elif last == 0:
         return iter(())
     else:
-        found = history.recent(predicate, since=span[0], until=span[1], limit=last).select(COLUMNS)
+        since, until = times.span_ns(asked.since, asked.until, now)
+        where = predicate(replace(asked, since="", until=""))
+        found = history.recent(where, since=since, until=until, limit=last, rows=rows).select(COLUMNS)
         found = found.set_column(0, "time", found["time"].cast(pa.int64()))
     return show.records(found)
 

@@ -54,8 +54,13 @@ def span(asked: Spanned) -> Bounds:
 
 def words(asked: msgspec.Struct) -> str:
     """The predicate of its filters over the columns of a view. Raises InputError."""
+    return predicate(filters(asked))
+
+
+def filters(asked: msgspec.Struct) -> Filters:
+    """Its filters, without a time range."""
     given: dict[str, Any] = {name: tuple(getattr(asked, name, ())) for name in _WORDS}
-    return predicate(Filters(**given))
+    return Filters(**given)
 
 
 # ---- pages

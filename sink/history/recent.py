@@ -2,7 +2,8 @@
 
 The view `verdicts` makes text of addresses and names of numbers: microseconds a row, so few rows may come to that. How
 far a page reaches back is found first, with no more of the view than the predicate speaks of, in growing steps from the
-end of the span: what lies before the page is not read. Then its rows are asked for.
+end of the span: what lies before the page is not read. Then its rows are asked for, and put in order here: DuckDB takes
+as long to plan a sort of so many columns as to find the rows.
 """
 
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from sink.history import moments
+from sink.history import ends, moments
 from sink.history.query import Parameters
+from sink.history.views import verdicts_of
 
 Ask = Callable[[str, Parameters], pa.Table]
 STEP = 1_000_000_000
@@ -20,9 +22,6 @@ GROWTH = 8
 """… each further look reaches so many times as far."""
 NAMED = 200
 """So many times at most are asked for by name: other rows are then passed by when only their time has been read."""
-_REACH = f"""count(*) AS rows, epoch_ns(min(time)) AS first,
-    list_slice(list(DISTINCT epoch_ns(time)), 1, {NAMED + 1}) AS moments"""
-_ORDER = "time, node, ring, position"
 
 
 class Place(NamedTuple):
@@ -49,12 +48,14 @@ def recent(
     until: int | None = None,
     before: Place | None = None,
     limit: int = 20,
+    rows: str = ends.TABLE,
 ) -> pa.Table:
     """The last `limit` rows of the view `verdicts` in a span that satisfy `where`, oldest first, all its columns.
 
     `ask` answers SQL with parameters, as `History.sql` does. `where` is a predicate over the view, with `parameters`;
     [since, until) in ns since 1970 UTC, None: no bound. `before`: only rows before that place; so the next page,
     further back, is the one before the `place` of this one's row 0, and a page of less than `limit` rows is the last.
+    `rows`: a relation to put for store.verdicts, all of whose rows `where` is true of are in it.
     Raises what `ask` does (SinkError), QueryError for a moment that history cannot hold.
     """
     moments.check(since, until, None if before is None else before.time)
@@ -62,30 +63,30 @@ def recent(
     oldest, newest = (held[name][0].as_py() for name in ("oldest", "newest"))
     if oldest is None:  # empty
         oldest = newest = 0
-    ends = [newest + 1, *([] if until is None else [until]), *([] if before is None else [before.time + 1])]
-    end = min(ends)
+    bounds = [newest + 1, *([] if until is None else [until]), *([] if before is None else [before.time + 1])]
+    end = min(bounds)
     begin = min(end, oldest if since is None else max(oldest, since))
     condition = f"({where}\n) AND time < make_timestamp_ns({end})"
     if before is not None:
         rest = f"({_text(before.node)}, {_text(before.ring)}, {before.position}::UBIGINT)"
         condition += f" AND NOT (time = make_timestamp_ns({before.time}) AND (node, ring, position) >= {rest})"
-
-    def after(moment: int) -> str:
-        return f"FROM verdicts WHERE {condition} AND time >= make_timestamp_ns({moment})"
-
+    narrow = f"FROM ({verdicts_of(rows, spoken=condition)}) AS verdicts WHERE {condition}"
     back, start = STEP, end
     while True:
         start = max(begin, end - back)
-        times = f"SELECT time {after(start)} ORDER BY time DESC LIMIT {int(limit)}"
-        (reach,) = ask(f"SELECT {_REACH} FROM ({times})", parameters).to_pylist()
-        if reach["rows"] >= limit or start <= begin:
+        look = f"{narrow} AND time >= make_timestamp_ns({start}) ORDER BY time DESC LIMIT {int(limit)}"
+        times = ask(f"SELECT epoch_ns(time) AS moment {look}", parameters)["moment"].to_pylist()
+        if len(times) >= limit or start <= begin:
             break
         back *= GROWTH
-    page = after(end if reach["first"] is None else reach["first"])
-    if reach["rows"] and len(reach["moments"]) <= NAMED:
-        page += f" AND time IN ({', '.join(f'make_timestamp_ns({moment})' for moment in reach['moments'])})"
+    page = f"time >= make_timestamp_ns({min(times, default=end)}) AND time < make_timestamp_ns({end})"
+    apart = set(times)
+    if where.lower() != "true" and 0 < len(apart) <= NAMED:  # where all rows are wanted none lie between
+        page += f" AND time IN ({', '.join(f'make_timestamp_ns({moment})' for moment in apart)})"
     # With a row come all of its time.
-    found = ask(f"SELECT * {page} ORDER BY {_ORDER}", parameters)
+    view = verdicts_of(ends.together(f"{rows} WHERE {page}"))
+    found = ask(f"SELECT * FROM ({view}) AS verdicts WHERE {condition}", parameters)
+    found = found.sort_by([(name, "ascending") for name in Place._fields])
     return found.slice(max(0, found.num_rows - limit))
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from schemas import http
 from sink.history import asked as asking
-from sink.history import output
+from sink.history import ends, output
 from sink.history.reading import Reading
 from sink.history.recent import Place, place, recent
 
@@ -37,7 +37,7 @@ def verdicts(reading: Reading, asked: http.VerdictsAsked) -> dict[str, Any]:
     bounds = after[0] if after else asking.span(asked)
     found = recent(
         reading.table, asking.words(asked), since=bounds[0], until=bounds[1], before=after[1] if after else None,
-        limit=asked.limit + 1,
+        limit=asked.limit + 1, rows=ends.rows(asking.filters(asked)),
     )  # fmt: skip
     more = found.num_rows > asked.limit
     shown = found.slice(1) if more else found

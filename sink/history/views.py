@@ -6,6 +6,7 @@ conversation once, whoever saw it; `node_pairs_1m` and `node_pairs_1h` what each
 """
 
 import re
+from collections.abc import Iterable
 from enum import IntEnum
 
 from schemas.codes import PROTOCOLS, Decision, Direction, EventKind, Flag, IdentityId, Outcome, Reason, RuleId, words
@@ -72,8 +73,9 @@ _ADDRESSES = "address_number(v.src_hi, v.src_lo) AS src_addr, address_number(v.d
 def verdicts_of(rows: str, more: str = "", spoken: str | None = None) -> str:
     """SELECT of the columns of `verdicts` (and `more`) from rows of store.verdicts, which are called `v` in it.
 
-    `spoken`: all the text that will be said of it. Names that do not occur there are NULL, and nothing is joined for
-    them: DuckDB cannot know that a join adds no rows, and makes it for millions.
+    `spoken`: all the text that will be said of it. Names and addresses that do not occur there are NULL, and nothing is
+    joined for them: DuckDB cannot know that a join adds no rows, and makes it for millions; and addresses are half of
+    what there is to plan, milliseconds.
     """
     whole = f"""SELECT v.time, {_RING}, v.position,
     {_word("event", EventKind)}, {_word("decision", Decision)}, {_word("outcome", Outcome)},
@@ -82,7 +84,7 @@ def verdicts_of(rows: str, more: str = "", spoken: str | None = None) -> str:
     {_flags("egress", "midstream", "report_only", "untracked", "aggregated", "reversed")}, v.ifindex, v.flow_id,
     {_ADDRESSES} {more}
     FROM {rows} AS v {JOINS}"""
-    return whole if spoken is None else _without(whole, spoken)
+    return whole if spoken is None else _without(whole, spoken, (*_NAMED, *_ADDRESSED))
 
 
 _RING = "ring_of.node, ring_of.ring"
@@ -93,10 +95,23 @@ _NAMED = (
     (("src_identity", "dst_identity"), identity("dst_identity"), "NULL::VARCHAR", ""),
 )
 """Columns, their expressions, what stands for these where nobody wants them, and the joins they need."""
+_ADDRESSED = tuple(
+    entry
+    for side in ("src", "dst")
+    for entry in (
+        ((side,), f"address_text(v.{side}_hi, v.{side}_lo, v.family)", "NULL::VARCHAR", ""),
+        ((f"{side}_addr",), f"address_number(v.{side}_hi, v.{side}_lo)", "NULL::UHUGEINT", ""),
+    )
+)
+"""The same of addresses."""
+_ALL = re.compile(r"\b(columns|verdicts)\b", re.IGNORECASE)
+"""What may speak of columns without their names: `COLUMNS(…)`, and a row as a whole."""
 
 
-def _without(select: str, spoken: str) -> str:
-    for names, expression, nothing, join in _NAMED:
+def _without(select: str, spoken: str, left_out: Iterable[tuple[tuple[str, ...], str, str, str]] = _NAMED) -> str:
+    if _ALL.search(spoken):
+        return select
+    for names, expression, nothing, join in left_out:
         if not any(re.search(rf"\b{name}\b", spoken, re.IGNORECASE) for name in names):
             select = select.replace(expression, nothing).replace(join or "\0", "")
     return select

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from schemas import times
 from schemas.filters import Filters, predicate
 from ztlens import lookup, running
 from ztlens.command import installation
@@ -49,11 +48,11 @@ def observe(
     if replay and (follow or last is not None):
         raise BadInput("--replay excludes -f and --last", "leave them out: a replay is followed to its end")
     now = datetime.now(UTC)
-    found, span = predicate(asked, now), times.span_ns(asked.since, asked.until, now)
+    found = predicate(asked, now)
     printer = Printer(output)
 
     def stored(limit: int | None) -> Iterator[Row]:
-        return recorded(lookup.history(settings, source), found, limit, span)
+        return recorded(lookup.history(settings, source), asked, limit, now)
 
     if not follow and not replay:
         printer.write(stored(LAST if last is None and not asked.since and not asked.until else last))

@@ -296,7 +296,7 @@ async def test_lines_are_those_of_observe(store: Store, monkeypatch: pytest.Monk
 
     shown: list[dict[str, Any]] = []
     await Replay("s", Schedule(MAX)).run(threaded(Reader(lambda: nullcontext(history)).windows()), Shown(Kept("json")))
-    expected = list(recorded(history, "TRUE", None))
+    expected = list(recorded(history, Filters(), None))
     assert [tuple(row) for row in shown[:1]] == [COLUMNS]
     assert shown == expected
     assert {row["decision"] for row in shown} == {"allow", "deny"}
