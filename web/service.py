@@ -79,7 +79,7 @@ def application(settings: WebSettings, source: Source, live: Live, passing: Pass
     views.serve(settings, source, live)
     ui.run_with(
         outer, title="ztlens", dark=None, tailwind=False, gzip_middleware_factory=None, show_welcome_message=False,
-        reconnect_timeout=10.0, language="en-US", favicon=views.ICON, binding_refresh_interval=None,
+        reconnect_timeout=20.0, language="en-US", favicon=views.ICON, binding_refresh_interval=None,
     )  # fmt: skip
     pages.on_exception(lambda error: log.error("in a page: %s", error, exc_info=error))
     return outer
