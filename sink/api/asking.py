@@ -4,7 +4,7 @@ import re
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from policy.document import MAX_BYTES
 from sink.errors import QueryError
@@ -45,10 +45,13 @@ def _said(error: msgspec.ValidationError) -> str:
 async def raw(request: Request, longest: int) -> bytes:
     """The body of a request. Raises QueryError."""
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > longest:
-            raise QueryError(f"the question is longer than {longest} bytes", "shorten it")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > longest:
+                raise QueryError(f"the question is longer than {longest} bytes", "shorten it")
+    except ClientDisconnect as error:
+        raise QueryError("the question broke off", "send all of it") from error
     return bytes(body)
 
 
