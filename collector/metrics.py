@@ -125,14 +125,14 @@ class Metrics:
         for reason in ("unattributable", "table_full", "closing"):
             page.put("ztlens_untracked_packets_total", counters[f"untracked_{reason}"], reason)
         created, ended = counters["flows_created"], counters["flows_ended"]
-        page.put("ztlens_flows_total", created, "created")
-        page.put("ztlens_flows_total", ended, "ended")
+        page.put("ztlens_flows_created_total", created)
+        page.put("ztlens_flows_ended_total", ended)
         live = max(0, created - ended)  # read one after the other
         page.put("ztlens_flows_live", live)
         page.put("ztlens_flow_table_use_ratio", live / self._room("FLOWS_MAX"))
-        page.put("ztlens_events_total", counters["events_due"], "due")
-        page.put("ztlens_events_total", last.produced // stride, "emitted")
-        page.put("ztlens_events_total", last.consumed // stride, "published")
+        page.put("ztlens_events_due_total", counters["events_due"])
+        page.put("ztlens_events_emitted_total", last.produced // stride)
+        page.put("ztlens_events_published_total", last.consumed // stride)
         live_counters = one.counters()
         for stage, reason, lost in (
             ("ring", "lost", counters["samples_lost"]), ("ring", "held_back", counters["samples_held_back"]),

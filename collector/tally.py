@@ -20,20 +20,31 @@ _DECISIONS, _REASONS, _DIRECTIONS = words(Decision), words(Reason), words(Direct
 
 
 class RuleSums:
-    """Sums by (rule, …). A rule that is no longer named loses its own; what is still told of it goes to `other`."""
+    """Sums by (rule, …), which together never fall.
+
+    A rule that left the policy keeps its own while there is room: moved to `other` they would look like traffic there.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, ...], int] = {}
-        self._named: frozenset[str] = _RESERVED
+        self._rules: dict[str, None] = {}  # named, in the order in which they lose their names: the last first
 
     def keep(self, rules: Sequence[str]) -> None:
-        """These are the rules of the running revision; the first RULES_MOST are named from now on."""
-        self._named = _RESERVED | frozenset(rules[:RULES_MOST])
-        self._sums = {key: n for key, n in self._sums.items() if key[0] in self._named or key[0] == OTHER}
+        """These are the rules of the running revision: named from now on, as are the latest before them, RULES_MOST
+        in all. What the others have goes to `other`."""
+        self._rules = dict.fromkeys([*dict.fromkeys((*rules[:RULES_MOST], *self._rules))][:RULES_MOST])
+        sums: dict[tuple[str, ...], int] = {}
+        for key, n in self._sums.items():
+            kept = self._key(key[0], key[1:])
+            sums[kept] = sums.get(kept, 0) + n
+        self._sums = sums
+
+    def _key(self, rule: str | None, rest: tuple[str, ...]) -> tuple[str, ...]:
+        return (rule if rule in self._rules or rule in _RESERVED else OTHER, *rest)
 
     def add(self, rule: str | None, rest: tuple[str, ...], amount: int) -> None:
         """Count."""
-        key = (rule if rule in self._named else OTHER, *rest)
+        key = self._key(rule, rest)
         self._sums[key] = self._sums.get(key, 0) + amount
 
     def items(self) -> Iterator[tuple[tuple[str, ...], int]]:

@@ -1,18 +1,22 @@
 """Every metric that Prometheus reads of a collector or a sink, described once; docs/metrics.md is made from it.
 
 Names follow Prometheus: base units, `_total` for counters. A counter never falls but when its process or the thing it
-counts on is new; what can fall by itself is a gauge. `series` is the most there can be of it at one endpoint.
+counts on is new; what can fall by itself is a gauge. A sum over a label means something, or the metric says that it
+does not. `series` is the most there can be of it at one endpoint.
 """
 
 from dataclasses import dataclass
 
 RULES_MOST = 1000
-"""Rules of the running revision with series of their own, in the policy's order; the others are `rule="other"`."""
+"""Rules with series of their own: of the running revision in the policy's order, then those that left it, the latest
+first; the others are `rule="other"`."""
 OTHER = "other"
 RESERVED = 9
 """Rules that are not in policy.yaml: `default`, `no_policy`, `builtin:ndp` …"""
 NODES_MOST = 200
 """Nodes with series of their own at a sink, those heard of last."""
+NODE_TOLD = 7 * 86_400
+"""Seconds without a word after which a node has no series any more: it was taken out of service, or renamed."""
 _RULES = RULES_MOST + RESERVED + 1
 BOTH, COLLECTOR, SINK = ("collector", "sink"), ("collector",), ("sink",)
 
@@ -42,7 +46,7 @@ METRICS: tuple[Metric, ...] = (
     # what was judged
     Metric(COLLECTOR, "ztlens_policy_verdicts_total", "counter",
            "verdicts read from the ring since the collector started, by what they say",
-           ("decision", "reason", "direction", "rule"), 2 * _RULES + 12),
+           ("decision", "reason", "direction", "rule"), 4 * _RULES + 12),
     Metric(COLLECTOR, "ztlens_rule_packets_total", "counter",
            "packets a rule decided, counted in the kernel; begins with what the running revision had when the "
            "collector started", ("rule", "outcome"), 2 * _RULES),
@@ -55,17 +59,19 @@ METRICS: tuple[Metric, ...] = (
            "packets judged alone: `unattributable`, `table_full`, `closing`", ("reason",), 3),
 
     # flows
-    Metric(COLLECTOR, "ztlens_flows_total", "counter", "flows `created` and `ended`", ("step",), 2),
+    Metric(COLLECTOR, "ztlens_flows_created_total", "counter", "flows that began"),
+    Metric(COLLECTOR, "ztlens_flows_ended_total", "counter", "flows that are over"),
     Metric(COLLECTOR, "ztlens_flows_live", "gauge", "flows in the table"),
     Metric(COLLECTOR, "ztlens_flow_table_use_ratio", "gauge", "live flows / room of the flow table"),
 
     # events, hop by hop
-    Metric(COLLECTOR, "ztlens_events_total", "counter",
-           "events of this ring: `due` (had to be emitted), `emitted` (into the ring), `published` (acknowledged by "
-           "JetStream and released)", ("step",), 3),
+    Metric(COLLECTOR, "ztlens_events_due_total", "counter", "events of this ring that had to be emitted"),
+    Metric(COLLECTOR, "ztlens_events_emitted_total", "counter", "of these put into the ring"),
+    Metric(COLLECTOR, "ztlens_events_published_total", "counter", "of these acknowledged by JetStream and released"),
     Metric(BOTH, "ztlens_lost_events_total", "counter",
            "at the collector: ring `lost` (full) and `held_back` (over budget), both samples only, and live `capped` "
-           "and `failed` (the batches have them); at the sink: store `gap` (declared missing since the sink started)",
+           "and `failed` (the batches have them: leave `live` out of a sum); at the sink: store `gap` (declared "
+           "missing since the sink started)",
            ("stage", "reason"), 4),
     Metric(COLLECTOR, "ztlens_ring_bytes", "gauge", "size of the ring"),
     Metric(COLLECTOR, "ztlens_ring_held_bytes", "gauge", "of these not yet acknowledged by JetStream"),
@@ -93,14 +99,18 @@ METRICS: tuple[Metric, ...] = (
 
     # the sink: what comes in
     Metric(SINK, "ztlens_sink_received_total", "counter",
-           "`messages` of both streams, `verdicts` and `records` in them", ("of",), 3),
-    Metric(SINK, "ztlens_sink_stored_total", "counter", "of these stored; `verdicts`: rows", ("of",), 3),
+           "`messages` of both streams, `verdicts` and `records` in them; not to be summed over `of`", ("of",), 3),
+    Metric(SINK, "ztlens_sink_stored_total", "counter",
+           "of these stored; `verdicts`: rows; not to be summed over `of`", ("of",), 3),
     Metric(SINK, "ztlens_sink_dropped_total", "counter",
            "of these not stored: `duplicate` (stored already), `dead` (no message of ours), `stride`, `late` "
-           "(declared missing before, and counted so; what was behind them is deleted already: they stay a gap)",
+           "(declared missing before, and counted so; what was behind them is deleted already: they stay a gap); not "
+           "to be summed over `of`",
            ("of", "reason"), 5),
-    Metric(SINK, "ztlens_sink_failed_total", "counter", "attempts to store that are tried again", ("of",), 3),
-    Metric(SINK, "ztlens_commit_age_seconds", "gauge", "since the last commit; absent before the first"),
+    Metric(SINK, "ztlens_sink_failed_total", "counter",
+           "of these in attempts to store that failed and are tried again; not to be summed over `of`", ("of",), 3),
+    Metric(SINK, "ztlens_commit_age_seconds", "gauge",
+           "since the last commit; before the first: since the sink started"),
     Metric(SINK, "ztlens_stream_lag_messages", "gauge", "in the stream and not yet stored", ("stream",), 2),
     Metric(SINK, "ztlens_stream_lag_ratio", "gauge",
            "what is not yet stored / what the stream may hold (by bytes); at 1 the stream drops it unread",
@@ -112,15 +122,16 @@ METRICS: tuple[Metric, ...] = (
     Metric(SINK, "ztlens_gap_events", "gauge", "missing in the store", ("node",), NODES_MOST),
     Metric(SINK, "ztlens_node_silent", "gauge", "1: nothing heard for 15 s of a node whose ring was not closed",
            ("node",), NODES_MOST),
-    Metric(SINK, "ztlens_node_heard_seconds", "gauge", "since its last record", ("node",), NODES_MOST),
+    Metric(SINK, "ztlens_node_heard_seconds", "gauge", "since its last record came; after a restart of the sink, since "
+           "the last that is stored was written", ("node",), NODES_MOST),
     Metric(SINK, "ztlens_ledger_balanced", "gauge", "1: every packet and event of the node's newest ring accounted for",
            ("node",), NODES_MOST),
     Metric(SINK, "ztlens_ledger_packets", "gauge",
-           "the ledger of the node's newest ring: `parsed`, `judged`, `flows`, `untracked`", ("node", "account"),
-           4 * NODES_MOST),
+           "the ledger of the node's newest ring: `parsed`, `judged`, `flows`, `untracked`; not to be summed over "
+           "`account`", ("node", "account"), 4 * NODES_MOST),
     Metric(SINK, "ztlens_ledger_events", "gauge",
-           "the same: `due`, `emitted`, `pending`, `lost`, `held_back`, `published`, `stored`, `gaps`, `in_flight`",
-           ("node", "account"), 9 * NODES_MOST),
+           "the same: `due`, `emitted`, `pending`, `lost`, `held_back`, `published`, `stored`, `gaps`, `in_flight`; "
+           "not to be summed over `account`", ("node", "account"), 9 * NODES_MOST),
     Metric(SINK, "ztlens_denied_pairs_total", "counter",
            "pairs (source, destination, protocol, port) denied for the first time in the history, since the sink "
            "started",
@@ -129,7 +140,8 @@ METRICS: tuple[Metric, ...] = (
            "since a packet was last decided by this rule of the node's running revision, or, never hit, since the "
            "rule's name came into force", ("node", "rule"), f"{RULES_MOST:,} a node"),
     Metric(SINK, "ztlens_figures_age_seconds", "gauge",
-           "since the ledger, the denied pairs and the idle rules were last looked at"),
+           "since the ledger, the denied pairs and the idle rules were last looked at; before the first time: since "
+           "the sink started"),
 
     # the sink: what it is asked
     Metric(SINK, "ztlens_query_seconds", "histogram", "questions to the HTTP API, until their last byte",

@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.exposition import Endpoint, Page, histogram
-from schemas.metrics import NODES_MOST
+from schemas.metrics import NODE_TOLD, NODES_MOST
 from sink.errors import SinkError
 from sink.history import figures
 from sink.priority import give_way
@@ -61,7 +61,6 @@ class Seen:
 
     status: dict[str, Any] = field(default_factory=dict)
     ranges: dict[str, Ranges] = field(default_factory=dict)
-    commit: float | None = None  # time.monotonic() of the last commit
 
 
 class Metrics:
@@ -69,6 +68,7 @@ class Metrics:
 
     def __init__(self, sink: "Sink") -> None:
         self._sink = sink
+        self._began = time.monotonic()
         self._seconds = histogram("ztlens_query_seconds")
         self._endpoint = Endpoint(self._fill, self._seconds)
         self._results: Counter[str] = Counter({"answered": 0, "refused": 0, "broken": 0})
@@ -120,7 +120,7 @@ class Metrics:
     async def _look(self) -> Seen:
         status = await self._sink.status()
         ranges: dict[str, Ranges] = await self._sink.write(self._ranges)
-        return Seen(status, ranges, self._sink.last_commit)
+        return Seen(status, ranges)
 
     def _ranges(self) -> dict[str, Ranges]:
         """In the writer's thread, whose they are."""
@@ -140,12 +140,18 @@ class Metrics:
         for node, now in pairs.items():
             self._new_pairs[node] += figures.new_pairs(self._pairs.get(node, now[:0]), now)
         self._pairs = pairs
+        for node, of_node in self._known().items():
+            if of_node["heard_seconds"] >= NODE_TOLD:
+                self._new_pairs.pop(node, None)  # should it come back, its old ones are not new again
         self._figures = Figures(time.monotonic(), books, idle)
 
+    def _known(self) -> dict[str, dict[str, Any]]:
+        return self._seen.status["nodes"] if self._seen is not None else {}
+
     def _nodes(self) -> dict[str, dict[str, Any]]:
-        """Those heard of last, at most NODES_MOST."""
-        nodes: dict[str, dict[str, Any]] = self._seen.status["nodes"] if self._seen is not None else {}
-        return dict(sorted(nodes.items(), key=lambda item: item[1]["heard_seconds"])[:NODES_MOST])
+        """Those heard of within NODE_TOLD, the last ones, at most NODES_MOST."""
+        recent = [item for item in self._known().items() if item[1]["heard_seconds"] < NODE_TOLD]
+        return dict(sorted(recent, key=lambda item: item[1]["heard_seconds"])[:NODES_MOST])
 
     def close(self) -> None:
         """The end."""
@@ -200,16 +206,17 @@ class Metrics:
             for reason, n in stage.dropped.copy().items():
                 page.put("ztlens_sink_dropped_total", n, of, reason)
         page.put("ztlens_lost_events_total", counters.gaps, "store", "gap")
+        now, commit, taken = time.monotonic(), self._sink.last_commit, self._figures
+        page.put("ztlens_commit_age_seconds", now - (self._began if commit is None else commit))
+        page.put("ztlens_figures_age_seconds", now - (self._began if taken is None else taken.taken))
         if self._seen is not None:
             self._of_status(page, self._seen)
-        if self._figures is not None:
-            self._of_history(page, self._figures)
+        if taken is not None:
+            self._of_history(page, taken)
 
     def _of_status(self, page: Page, seen: Seen) -> None:
         status = seen.status
         page.put("ztlens_nats_connected", status["nats"]["connected"])
-        if seen.commit is not None:
-            page.put("ztlens_commit_age_seconds", time.monotonic() - seen.commit)
         for stream, entry in status["streams"].items():
             if "lag" in entry:
                 page.put("ztlens_stream_lag_messages", entry["lag"], stream)
@@ -224,7 +231,6 @@ class Metrics:
             page.put("ztlens_rollup_lag_events", ranges.waiting, node)
 
     def _of_history(self, page: Page, of: Figures) -> None:
-        page.put("ztlens_figures_age_seconds", time.monotonic() - of.taken)
         now = time.time_ns()
         for node in self._nodes():
             page.put("ztlens_denied_pairs_total", self._new_pairs[node], node)

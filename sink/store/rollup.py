@@ -217,7 +217,8 @@ def _note(store: Store, ring: Ring, span: dict[str, int], elsewhere: int) -> Non
     others = [one.id for one in rings if one.node != ring.node]
     newest = _newest(rings)
     silent = ring.heard - GIVEN_UP
-    gone = [one.id for one in rings if one.closed or one.id != newest[one.node] or one.heard < silent]
+    read = store.state.read
+    gone = [one.id for one in rings if one.closed or one.id != newest[one.node] or max(one.heard, read) < silent]
     verdict = ", ".join(f"v.{name}" for name in KEYS[:-1])
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE last_events AS

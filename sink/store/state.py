@@ -27,7 +27,7 @@ class Ring:
     clock: int | None = None  # ns that wall clock is ahead of the ring's own, as last noted
     heard: float = field(
         default_factory=time.monotonic, compare=False
-    )  # when its last loss record came, first: when it was opened
+    )  # when its last loss record came or, of one that came before this state was read, was written
 
     def copy(self) -> "Ring":
         """An independent one."""
@@ -61,6 +61,7 @@ class State:
     next_ring: int = 1
     next_stream: int = 1
     range_rows: int = 0  # rows of store.ranges, store.rolled and store.watermarks: when to merge them
+    read: float = field(default_factory=time.monotonic, compare=False)  # when: nobody could be heard before
 
 
 def load_deleted(connection: duckdb.DuckDBPyConnection, rings: Iterable[Ring]) -> None:
@@ -71,12 +72,19 @@ def load_deleted(connection: duckdb.DuckDBPyConnection, rings: Iterable[Ring]) -
         ring.deleted = deleted.get(ring.id, 0)
 
 
+def _heard(at: int) -> float:
+    """A moment of the wall clock, ns since 1970, by time.monotonic(); one that is yet to come: now."""
+    return time.monotonic() - max(0, time.time_ns() - at) / 1e9
+
+
 def load(connection: duckdb.DuckDBPyConnection) -> State:
     """Read the state from the tables."""
     state = State()
     by_id: dict[int, Ring] = {}
-    for number, node, name, stride in connection.execute("SELECT id, node, ring, stride FROM store.rings").fetchall():
-        ring = Ring(number, node, name, stride)
+    for number, node, name, stride, first in connection.execute(
+        "SELECT id, node, ring, stride, epoch_ns(first_stored) FROM store.rings"
+    ).fetchall():
+        ring = Ring(number, node, name, stride, heard=_heard(first))
         state.rings[node, name] = by_id[number] = ring
         state.next_ring = max(state.next_ring, number + 1)
     for number, first, past in connection.execute("SELECT * FROM store.ranges ORDER BY ring, first").fetchall():
@@ -87,8 +95,10 @@ def load(connection: duckdb.DuckDBPyConnection) -> State:
         state.range_rows += 1
     for number, first, past in connection.execute("SELECT ring, first, past FROM store.gaps").fetchall():
         by_id[number].gaps.add(first, past)
-    for number, consumed in connection.execute("SELECT ring, max(consumed) FROM store.loss GROUP BY ring").fetchall():
-        by_id[number].acknowledged = consumed
+    for number, consumed, last in connection.execute(
+        "SELECT ring, max(consumed), epoch_ns(max(time)) FROM store.loss GROUP BY ring"
+    ).fetchall():
+        by_id[number].acknowledged, by_id[number].heard = consumed, _heard(last)
     for number, past in connection.execute("SELECT ring, past FROM store.policy WHERE kind = 'closed'").fetchall():
         by_id[number].acknowledged, by_id[number].closed = max(by_id[number].acknowledged, past), True
     load_deleted(connection, by_id.values())

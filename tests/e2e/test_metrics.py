@@ -97,7 +97,7 @@ def exact(prometheus: Prometheus, one: Installation) -> None:
             and prometheus.value('ztlens_packets_total{kind="parsed"}') == packets["parsed"] == packets["judged"]
             and prometheus.value("sum(ztlens_policy_verdicts_total)") == events["emitted"] == events["stored"]
             and prometheus.value('ztlens_sink_stored_total{of="verdicts"}') == events["stored"]
-            and prometheus.value('ztlens_events_total{step="published"}') == events["published"]
+            and prometheus.value("ztlens_events_published_total") == events["published"]
         )
 
     wait_for(settled, "verdicts, packets and events to be those of the ledger", PATIENCE)

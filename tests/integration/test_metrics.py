@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from collector.errors import CollectorError
 from schemas import messages, streams, subjects
 from schemas.codes import Decision, Reason
-from schemas.metrics import OTHER, RULES_MOST
+from schemas.metrics import NODE_TOLD, OTHER, RULES_MOST
 from sink.consume import StreamInfo
+from sink.store import Commit, Store
 from tests.support import batches
 from tests.support.collectors import BROKEN, POLICY, Opener, collecting, settings_for
 from tests.support.collectors import OTHER as OTHER_POLICY
@@ -71,7 +73,7 @@ async def test_a_collector(nats_server: NatsServer, tmp_path: Path) -> None:
         await running.drained()
         found = await until_told(
             address,
-            ztlens_packets_total__parsed=300, ztlens_events_total__published=300,
+            ztlens_packets_total__parsed=300, ztlens_events_published_total=300,
         )  # fmt: skip
         assert found["ztlens_policy_verdicts_total", "allow", "original", "rule", "web-to-db"] == 250
         assert found["ztlens_policy_verdicts_total", "deny", "original", "default", "default"] == 50
@@ -169,6 +171,7 @@ async def test_a_sink(nats_server: NatsServer, tmp_path: Path) -> None:
         assert found["ztlens_stream_lag_messages", subjects.VERDICTS_STREAM] == 0
         assert found["ztlens_database_bytes", "database"] > 0
         assert found["ztlens_node_heard_seconds", "n1"] > 15
+        assert found["ztlens_commit_age_seconds",] > 0 and found["ztlens_figures_age_seconds",] > 0
         sink.ask(lambda history: history.sql("SELECT count(*) FROM verdicts"))
         with pytest.raises(Exception, match="nonsense"):
             sink.ask(lambda history: history.sql("SELECT nonsense"))
@@ -186,6 +189,25 @@ async def test_a_sink(nats_server: NatsServer, tmp_path: Path) -> None:
         assert f"metrics: cannot listen on {address}" in busy.log() and "Traceback" not in busy.log()
         busy.process = None
     await client.close()
+
+
+async def test_a_node_that_is_gone_for_days(nats_server: NatsServer, tmp_path: Path) -> None:
+    """A sink that starts knows how long ago each was heard of; after NODE_TOLD a node is told of in its status only."""
+    store = Store.open(given := settings(tmp_path, nats_server.url, metrics=local()))
+    now = time.time_ns()
+    for node, ago in (("lately", 0.0), ("silent", NODE_TOLD - 3600.0), ("gone", NODE_TOLD + 3600.0)):
+        store.append(Commit(records=[batches.loss_record(0, node=node, time=now - int(ago * 1e9))]))
+    store.close()
+    with SinkProcess(given) as sink:
+        found = await until_told(given.metrics, ztlens_node_silent__silent=1, ztlens_ledger_balanced__silent=1)
+        nodes = sink.ask(lambda history: history.status())["nodes"]
+    assert nodes.keys() == {"lately", "silent", "gone"} and nodes["gone"]["state"] == "silent"
+    assert 0 <= found["ztlens_node_heard_seconds", "silent"] - (NODE_TOLD - 3600) < 1800
+    assert {key[1:2] for key in found if "node" in key[0]} == {("lately",), ("silent",)}
+    assert {key[1] for key in found if key[0] in ("ztlens_ledger_balanced", "ztlens_denied_pairs_total")} == {
+        "lately", "silent"
+    }  # fmt: skip
+    assert found["ztlens_commit_age_seconds",] > 0  # nothing came: since it started
 
 
 def test_lag_of_what_a_stream_may_hold() -> None:

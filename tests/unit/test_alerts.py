@@ -13,35 +13,71 @@ from tests.support.prometheus import ALERTS, DASHBOARDS, alerts, panels, promtoo
 
 
 class Case(NamedTuple):
-    """A series (`values` a minute each, in promtool's notation), and whether it fires after so many `minutes`."""
+    """A series (`values` a minute each, in promtool's notation), and whether it fires after so many `minutes`.
+
+    `beside`: other series and their values.
+    """
 
     alert: str
     series: str
     values: str
     minutes: int
     fires: bool
+    beside: tuple[tuple[str, str], ...] = ()
 
 
 NOT_SHOWN = {
-    "ztlens_build_info", "ztlens_packets_total", "ztlens_flows_total", "ztlens_ring_bytes", "ztlens_ring_held_bytes",
-    "ztlens_nats_retries_total", "ztlens_sink_received_total", "ztlens_sink_dropped_total", "ztlens_sink_failed_total",
-    "ztlens_commit_age_seconds", "ztlens_figures_age_seconds",
+    "ztlens_build_info", "ztlens_packets_total", "ztlens_flows_created_total", "ztlens_flows_ended_total",
+    "ztlens_ring_bytes", "ztlens_ring_held_bytes", "ztlens_nats_retries_total", "ztlens_sink_received_total",
+    "ztlens_sink_dropped_total",
 }  # fmt: skip
 """For whoever looks closer."""
 LOST = 'ztlens_lost_events_total{stage="ring",reason="lost"}'
+GAPS = 'ztlens_lost_events_total{stage="store",reason="gap"}'
+PAIRS = 'ztlens_denied_pairs_total{node="n1"}'
+SILENT = 'ztlens_node_silent{node="n1"}'
+COMMIT, LAG = "ztlens_commit_age_seconds", 'ztlens_stream_lag_messages{stream="VERDICTS"}'
+SINK = 'up{job="ztlens-sink",instance="h:1"}'
 CASES = (
     Case("ZtlensEventsLost", LOST, "0 0 7 7", 3, True),
     Case("ZtlensEventsLost", LOST, "9x10", 9, False),
     Case("ZtlensEventsLost", LOST, "9 9 0x10", 9, False),  # the collector was restarted
     Case("ZtlensEventsLost", 'ztlens_lost_events_total{stage="live",reason="capped"}', "0+9x5", 5, False),
-    Case("ZtlensNewDeniedPair", 'ztlens_denied_pairs_total{node="n1"}', "0 0 1 1", 3, True),
-    Case("ZtlensNewDeniedPair", 'ztlens_denied_pairs_total{node="n1"}', "0 1 1x20", 20, False),
+    Case("ZtlensEventsLost", LOST, "0x20 _x40 5000x40", 61, True),  # the collector was away, and its ring ran over
+    Case("ZtlensEventsLost", LOST, "0x20 _x40 5000x40", 65, True),
+    Case("ZtlensEventsLost", LOST, "0x20 _x40 5000x40", 67, False),  # it was told
+    Case("ZtlensEventsLost", LOST, "0x20 stale _x40 5000x40", 63, True),
+    Case("ZtlensEventsLost", LOST, "9x20 _x40 9x40", 62, False),  # away, and nothing was lost
+    Case("ZtlensEventsLost", LOST, "9x20 _x40 0x40", 62, False),  # away, and with a new ring
+    Case("ZtlensEventsLost", LOST, "9x20 _x40 7x40", 62, True),  # a new ring, which ran over
+    Case("ZtlensEventsLost", LOST, "9 9 0 9 9", 4, True),  # begun anew, and as many lost again
+    Case("ZtlensEventsLost", GAPS, "_x20 300x80", 22, True),  # there before it was first asked
+    Case("ZtlensEventsLost", GAPS, "_x20 300x80", 27, False),
+    Case("ZtlensEventsLost", GAPS, "_x20 0x80", 22, False),
+    Case("ZtlensNewDeniedPair", PAIRS, "0 0 1 1", 3, True),
+    Case("ZtlensNewDeniedPair", PAIRS, "0 1 1x20", 20, False),
+    Case("ZtlensNewDeniedPair", PAIRS, "_x20 7x80", 21, True),  # a node's first sample has them already
+    Case("ZtlensNewDeniedPair", PAIRS, "_x20 7x80", 37, False),
+    Case("ZtlensNewDeniedPair", PAIRS, "_x20 0x80", 21, False),
+    Case("ZtlensNewDeniedPair", PAIRS, "7x20 0x9", 22, False),  # the sink was restarted
+    Case("ZtlensNewDeniedPair", PAIRS, "1x20 0 1 1", 22, True),  # … and found another
+    Case("ZtlensNewDeniedPair", PAIRS, "7x20 _x40 7x40", 62, False),
+    Case("ZtlensNewDeniedPair", PAIRS, "7x20 _x40 8x40", 62, True),
     Case("ZtlensLedgerOutOfBalance", 'ztlens_ledger_balanced{node="n1"}', "1 0x6", 6, True),
     Case("ZtlensLedgerOutOfBalance", 'ztlens_ledger_balanced{node="n1"}', "0 0 0 1 0 0 0", 6, False),
-    Case("ZtlensNodeSilent", 'ztlens_node_silent{node="n1"}', "0 1 1", 2, True),
-    Case("ZtlensNodeSilent", 'ztlens_node_silent{node="n1"}', "0 1 0", 2, False),
+    Case("ZtlensNodeSilent", SILENT, "0 1 1", 2, True),
+    Case("ZtlensNodeSilent", SILENT, "0 1 0", 2, False),
+    Case("ZtlensNodeSilent", SILENT, "1 1 stale _ 1 1", 3, True),  # the sink was restarted
+    Case("ZtlensNodeSilent", SILENT, "1 1 stale _ 1 1", 4, True),
+    Case("ZtlensNodeSilent", SILENT, "1 1 stale _x9", 8, False),  # the node is no longer told of
     Case("ZtlensStreamNearLimit", 'ztlens_stream_lag_ratio{stream="VERDICTS"}', "0.81 0.82", 1, True),
     Case("ZtlensStreamNearLimit", 'ztlens_stream_lag_ratio{stream="VERDICTS"}', "0.8 0.8", 1, False),
+    Case("ZtlensSinkStuck", COMMIT, "0 60 120 180", 3, True, ((LAG, "5x9"),)),
+    Case("ZtlensSinkStuck", COMMIT, "0 60 120 180", 3, False, ((LAG, "0x9"),)),
+    Case("ZtlensSinkStuck", COMMIT, "0 60 120 0", 3, False, ((LAG, "5x9"),)),
+    Case("ZtlensSinkStuck", COMMIT, "600+60x9", 3, False, ((LAG, "0 0 0 5 0"),)),  # the first for a long time
+    Case("ZtlensFiguresStale", "ztlens_figures_age_seconds", "0+60x61", 61, True),
+    Case("ZtlensFiguresStale", "ztlens_figures_age_seconds", "0+60x60", 60, False),
     Case("ZtlensRingHalfFull", "ztlens_ring_fill_ratio", "0.51 0.51", 1, True),
     Case("ZtlensRingHalfFull", "ztlens_ring_fill_ratio", "0.51 0.5", 1, False),
     Case("ZtlensRuleNeverHit", 'ztlens_rule_idle_seconds{node="n1",rule="r"}', "2592060+60x61", 61, True),
@@ -52,8 +88,10 @@ CASES = (
     Case("ZtlensInterfaceNotWatched", 'ztlens_interface_watched{interface="eth0"}', "1 1 1", 2, False),
     Case("ZtlensNatsAway", "ztlens_nats_connected", "1 0 0", 2, True),
     Case("ZtlensNatsAway", "ztlens_nats_connected", "0 1 0", 2, False),
-    Case("ZtlensTargetDown", 'up{job="ztlens-sink",instance="h:1"}', "1 0 0", 2, True),
-    Case("ZtlensTargetDown", 'up{job="other",instance="h:1"}', "1 0 0", 2, False),
+    Case("ZtlensTargetDown", SINK, "1 0 0", 2, True),
+    Case("ZtlensTargetDown", 'up{job="other",instance="h:1"}', "1 0 0", 2, False, ((SINK, "1x9"),)),
+    Case("ZtlensTargetDown", 'up{job="ztlens-collector",instance="h:2"}', "1 0 0", 2, True, ((SINK, "1x9"),)),
+    Case("ZtlensTargetDown", 'up{job="ztlens-collector",instance="h:2"}', "1 1 1", 2, True),  # nobody asks a sink
 )
 
 
@@ -70,7 +108,9 @@ def test_an_alert(case: Case, tmp_path: Path) -> None:
         "evaluation_interval": "1m",
         "tests": [{
             "interval": "1m",
-            "input_series": [{"series": case.series, "values": case.values}],
+            "input_series": [
+                {"series": name, "values": values} for name, values in ((case.series, case.values), *case.beside)
+            ],
             "promql_expr_test": [{
                 "expr": asked, "eval_time": f"{case.minutes}m",
                 "exp_samples": [{"labels": "{}", "value": 1}] if case.fires else [],

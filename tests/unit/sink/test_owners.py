@@ -1,6 +1,8 @@
 """A conversation that several nodes see counts once: at its owner, until that is gone, and what is remembered of it."""
 
+import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -128,10 +130,10 @@ def told(store: Store, node: str, at: float, event: int, packets: int, **fields:
 
 
 def heard(store: Store, ago: float, *nodes: str) -> None:
-    """The last records of the nodes came `ago` s ago."""
+    """The last records of the nodes came `ago` s ago, of the others now, to a sink that has run for ever."""
+    store.state.read, now = -math.inf, time.monotonic()
     for ring in store.state.rings.values():
-        if ring.node in nodes:
-            ring.heard = time.monotonic() - ago
+        ring.heard = now - ago if ring.node in nodes else now
 
 
 def test_what_goes_on_when_its_owner_is_silent_is_counted_and_stays_so_when_that_comes_back(memory: Store) -> None:
@@ -169,6 +171,20 @@ def test_nobody_is_silent_while_nobody_is_heard(memory: Store) -> None:
     heard(memory, 10 * rollup.GIVEN_UP, "n1", "n2")
     told(memory, "n2", 300, EventKind.SAMPLE, 10)
     assert counted(memory) == [("n1", False, 1, 1), ("n2", True, 1, 10)]
+
+
+def test_who_has_just_begun_to_listen_gives_nobody_up(on_disk: Callable[..., Store]) -> None:
+    """The sink was down for weeks: what comes first of one node does not take anything from the other."""
+    store = on_disk()
+    for node in ("n1", "n2"):
+        told(store, node, 0, EventKind.NEW, 1)
+        store.append(Commit(records=[batches.loss_record(1, node=node, ring="r")]))
+    store.close()
+    store = on_disk()
+    store.append(Commit(records=[batches.loss_record(1, node="n2", ring="r", time=batches.CLOCK + 1)]))
+    told(store, "n2", 30, EventKind.SAMPLE, 10)
+    assert counted(store) == [("n1", False, 1, 1), ("n2", True, 1, 10)]
+    store.close()
 
 
 def test_of_a_long_backlog_each_minute_asks_anew_who_owns_a_conversation(memory: Store) -> None:

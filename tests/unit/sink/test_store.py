@@ -1,6 +1,7 @@
 """What a commit stores: each event once, whatever comes twice, cut anew or late; the state survives a reopening."""
 
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,25 @@ def test_every_column_comes_back_as_it_was(memory: Store) -> None:
     for name in DTYPE.names or ():
         if name not in ("time", "src", "dst"):
             assert (given[name] == rows[name]).all(), name
+
+
+def test_when_a_ring_was_heard_of_survives_a_reopening(on_disk: Open) -> None:
+    """By its last record; one whose clock is ahead was heard now, one without a record when it was first stored."""
+    store, now, day = on_disk(), time.time_ns(), 86_400 * 10**9
+    store.append(Commit(
+        batches=[batch(batches.traffic(9).rows, node="n3", ring="r3")],
+        records=[
+            batches.loss_record(1, time=now - 4 * day), batches.loss_record(2, time=now - 3 * day),
+            batches.loss_record(1, node="n2", ring="r2", time=now + day),
+        ],
+    ))  # fmt: skip
+    quiet = {ring.node: time.monotonic() - ring.heard for ring in store.state.rings.values()}
+    assert max(quiet.values()) < 3600  # they came now
+    store.close()
+    store = on_disk()
+    quiet = {ring.node: time.monotonic() - ring.heard for ring in store.state.rings.values()}
+    assert {node: seconds // 3600 for node, seconds in quiet.items()} == {"n1": 72, "n2": 0, "n3": 0}
+    store.close()
 
 
 def test_who_listens_is_told_of_new_verdicts(memory: Store) -> None:
