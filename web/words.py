@@ -1,17 +1,17 @@
 """What people type to choose verdicts, and what they take away: an `observe` command, SQL, a rule.
 
 Typed are the options of `observe`, shorter: `decision=deny port=443/tcp`; pasted ones are taken too (`--port 443`). A
-word alone is what it looks like: an address, a port, a decision, else the name of an identity.
+word alone is what it looks like: an address, a port, a protocol, a decision, else the name of an identity.
 """
 
 import difflib
-import ipaddress
 import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from policy.words import looks_like_address
 from schemas import filters
 from schemas.errors import InputError
 from web.errors import WebError
@@ -21,7 +21,14 @@ from web.span import Span
 
 Given = dict[str, list[str]]
 _ALIASES = {"verdict": "decision", "proto": "protocol"}
+_SAID = {
+    "allow": "decision", "deny": "decision", "passed": "outcome", "dropped": "outcome",
+    **dict.fromkeys(filters.NUMBERS, "protocol"),
+}  # fmt: skip
+"""Word → the filter that it means alone."""
 _PORT = re.compile(r"\d{1,5}(-\d{1,5})?(/\w+)?")
+_NAMELESS = re.compile(r"identity:\d+")
+"""An identity whose name is not recorded."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -32,35 +39,34 @@ def parsed(typed: str) -> Given:
     except ValueError as error:
         raise WebError(f"The filter is not closed: {error}", 'Write where="packets > 10".') from error
     out: Given = {}
-    waiting = ""
-    for part in parts:
-        if waiting:
-            name, value, waiting = waiting, part, ""
-        else:
-            name, equals, value = part.removeprefix("--").partition("=")
-            name = _ALIASES.get(name, name).replace("-", "_")
-            if part.startswith("--") and not equals:
-                waiting = name
-                continue
-            if not equals:
-                name, value = _guessed(part), part
+    rest = iter(parts)
+    for part in rest:
+        written, equals, value = part.removeprefix("--").partition("=")
+        if not equals and not part.startswith("-"):
+            written, value = _guessed(part), part
+        name = _ALIASES.get(written, written).replace("-", "_")
         if name not in WORDS:
             near = difflib.get_close_matches(name, WORDS, 1)
-            raise WebError(f"There is no filter {name!r}", f"Did you mean {near[0]}?" if near else ", ".join(WORDS))
+            raise WebError(f"There is no filter {written!r}", f"Did you mean {near[0]}?" if near else ", ".join(WORDS))
+        if part.startswith("--") and not equals:
+            value = next(rest, "")
+        if not value or value.startswith("--"):
+            raise WebError(f"The filter {name} has no value", f"Write {name}=…")
         out.setdefault(name, []).append(value)
     return out
 
 
 def _guessed(word: str) -> str:
-    try:
-        ipaddress.ip_network(word, strict=False)
-        if not word.isdecimal():
-            return "ip"
-    except ValueError:
-        pass
+    """The filter that a word alone means. Raises WebError for what is meant for an address and is none."""
     if _PORT.fullmatch(word):
         return "port"
-    return {"allow": "decision", "deny": "decision", "passed": "outcome", "dropped": "outcome"}.get(word, "identity")
+    if looks_like_address(word) and not _NAMELESS.fullmatch(word):
+        try:
+            filters.network(word)
+        except InputError as error:
+            raise WebError(str(error), error.hint) from error
+        return "ip"
+    return _SAID.get(word, "identity")
 
 
 def observe(given: Mapping[str, Sequence[str]], span: Span, instance: str = "default") -> str:
@@ -117,7 +123,7 @@ def rule(flow: Mapping[str, Any]) -> str:
 
 def _end(identity: str, address: str | None) -> str:
     """By name; an address that has none by itself."""
-    nameless = identity == "world" or re.fullmatch(r"identity:\d+", identity)
+    nameless = identity == "world" or _NAMELESS.fullmatch(identity)
     return address or "any" if nameless else identity
 
 

@@ -28,6 +28,7 @@ FLOW = {
         ("dropped 10.0.0.0/8", {"outcome": ["dropped"], "ip": ["10.0.0.0/8"]}),
         ("443 8000-8100/tcp", {"port": ["443", "8000-8100/tcp"]}),
         ("fd00::1 frontend", {"ip": ["fd00::1"], "identity": ["frontend"]}),
+        ("tcp icmpv6 my-db.2 identity:17", {"protocol": ["tcp", "icmpv6"], "identity": ["my-db.2", "identity:17"]}),
         ("decision=deny decision=allow", {"decision": ["deny", "allow"]}),
         ("--decision deny --to-identity 'my db' --port=443/tcp", {
             "decision": ["deny"], "to_identity": ["my db"], "port": ["443/tcp"]}),
@@ -41,12 +42,25 @@ def test_parsed(typed: str, given: dict[str, list[str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "hint"), [('where="x', 'Write where="packets > 10".'), ("desision=deny", "Did you mean decision?")]
+    ("typed", "said", "hint"),
+    [
+        ('where="x', "The filter is not closed: No closing quotation", 'Write where="packets > 10".'),
+        ("desision=deny", "There is no filter 'desision'", "Did you mean decision?"),
+        ("-x", "There is no filter '-x'", ", ".join(WORDS)),
+        ("deny --since 1h", "There is no filter 'since'", ", ".join(WORDS)),
+        ("deny --where", "The filter where has no value", "Write where=…"),
+        ("--to-identity --port 443", "The filter to_identity has no value", "Write to_identity=…"),
+        ("port=", "The filter port has no value", "Write port=…"),
+        *(
+            (word, f"{word!r} is not an address or prefix", "write 10.0.1.10, 10.0.0.0/8 or fd00::/64")
+            for word in ("8.8.8.8/33", "8.8.8.300", "fd00::/129", "fd00:::1", "", "1234567")
+        ),
+    ],
 )
-def test_not_understood(typed: str, hint: str) -> None:
+def test_not_understood(typed: str, said: str, hint: str) -> None:
     with pytest.raises(WebError) as error:
-        words.parsed(typed)
-    assert error.value.hint == hint
+        words.parsed(typed or '""')
+    assert (str(error.value), error.value.hint) == (said, hint)
 
 
 def test_the_words_are_those_of_observe() -> None:
