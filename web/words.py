@@ -9,10 +9,11 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from policy.words import looks_like_address
-from schemas import filters
+from schemas import filters, times
 from schemas.errors import InputError
 from web.errors import WebError
 from web.page import WORDS
@@ -83,18 +84,19 @@ def observe(given: Mapping[str, Sequence[str]], span: Span, instance: str = "def
     return " ".join(words)
 
 
-def sql(given: Mapping[str, Sequence[str]], span: Span, view: str = "flows") -> str:
-    """The question that has the same rows. Raises WebError."""
-    asked = filters.Filters(
-        **{name: tuple(values) for name, values in given.items()},
-        since="" if span.since == "all" else span.since, until=span.until,
-    )  # fmt: skip
-    column = "last_seen" if view == "flows" else "time"
+def sql(given: Mapping[str, Sequence[str]], span: Span) -> str:
+    """The question that has the same flows: those seen in the span, begun before its end. Raises WebError."""
+    now = datetime.now(UTC)
+    words = {name: tuple(values) for name, values in given.items()}
+    since = "" if span.since == "all" else span.since
     try:
-        where = filters.predicate(asked, time_column=column)
+        _, end = times.span(since, span.until, now)
+        where = filters.predicate(filters.Filters(**words, since=since), now, time_column="last_seen")
     except InputError as error:
         raise WebError(str(error), error.hint) from error
-    return f"SELECT * FROM {view} WHERE {where} ORDER BY {column} DESC"
+    if end is not None:
+        where += f" AND first_seen < {filters.timestamp(end)}"
+    return f"SELECT * FROM flows WHERE {where} ORDER BY last_seen DESC"
 
 
 def of_flow(flow: Mapping[str, Any]) -> Given:

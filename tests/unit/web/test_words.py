@@ -3,11 +3,17 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from policy.parse import parse
-from schemas.filters import Filters, predicate
+from schemas import times
+from schemas.codes import EventKind
+from schemas.filters import Filters
+from schemas.verdict import STRIDE
+from sink.store import Commit, memory_store, prepare, rollup
+from tests.support import batches, served
 from web import words
 from web.errors import WebError
 from web.page import WORDS
@@ -79,14 +85,54 @@ def test_observe() -> None:
     )
 
 
-def test_sql_has_the_predicate_of_observe() -> None:
-    span = Span("2026-11-22T05:00:00Z", "2026-11-22T05:10:00Z")
-    asked = Filters(decision=("deny",), rule=("it's",), since=span.since, until=span.until)
-    assert words.sql({"decision": ["deny"], "rule": ["it's"]}, span) == (
-        f"SELECT * FROM flows WHERE {predicate(asked, time_column='last_seen')} ORDER BY last_seen DESC"
-    )
-    with pytest.raises(WebError, match="not a decision"):
-        words.sql({"decision": ["perhaps"]}, span)
+def as_the_kernel_numbers(rows: np.ndarray) -> np.ndarray:
+    """The same flows, whose numbers rise on each CPU with the moments they began."""
+    new = rows[rows["event"] == EventKind.NEW]
+    numbers = {}
+    for cpu in np.unique(new["flow_id"] >> 48):
+        mine = new[new["flow_id"] >> 48 == cpu]
+        numbers |= dict(zip(mine["flow_id"][np.argsort(mine["time"])], np.sort(mine["flow_id"]), strict=True))
+    out = rows.copy()
+    out["flow_id"] = [numbers[number] for number in rows["flow_id"]]
+    return out
+
+
+async def test_sql_has_the_rows_of_the_table() -> None:
+    """Of spans with and without ends, of a store that is rolled up in part, whose flows are open and ended."""
+    traffic, cut = as_the_kernel_numbers(batches.traffic(1500, seed=7).rows), 900
+    store = memory_store()
+    for rows, first in ((traffic[:cut], 0), (traffic[cut:1200], cut)):
+        records = [batches.policy_record()] if not first else []
+        store.append(Commit(batches=[prepare(batches.batch(rows, first * STRIDE))], records=records))
+        while not first and rollup.step(store):
+            pass
+    begin, end = (times.rfc3339(batches.CLOCK + int(t), digits=6) for t in np.quantile(traffic["time"], [0.3, 0.5]))
+    denied = {"decision": ["deny"], "protocol": ["tcp"]}
+    found = []
+    async with served.asking(store) as asker:
+        for span, given in (
+            (Span("all"), {}), (Span(begin), {}), (Span("all", end), {}), (Span(begin, end), {}), (Span(begin), denied),
+        ):  # fmt: skip
+            table = await asker.pages("flows", "flows", **span.query, **given, limit=500)
+            asked = await asker.post("sql", sql=words.sql(given, span), format="json")
+            assert sorted((one["ring"], one["flow_id"]) for one in asked) == sorted(
+                (one["ring"], int(one["flow"].partition("-")[2])) for one in table
+            ), span
+            found.append(len(table))
+    assert found == [403, 256, 252, 105, 31]
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "span", "said"),
+    [
+        ({"decision": ["perhaps"]}, Span(), "'perhaps' is not a decision"),
+        ({}, Span("1h", "2h"), "--until is not later than --since"),
+    ],
+)
+def test_no_sql_of_what_cannot_be_understood(given: dict[str, list[str]], span: Span, said: str) -> None:
+    with pytest.raises(WebError, match=said):
+        words.sql(given, span)
 
 
 @pytest.mark.parametrize(
