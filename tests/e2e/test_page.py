@@ -19,8 +19,8 @@ from tests.support.netns import call_in
 from tests.support.pages import Browser, Published, option, picture, shows, violations
 from tests.support.until import until
 from web.span import text as moment
-from ztlens import running
 from ztlens.demo.run import POLICY
+from ztlens.lookup import sink_status
 from ztlens.parts import ztlens_command
 
 TEXT = POLICY.read_text(encoding="utf-8")
@@ -68,6 +68,12 @@ def has_all(found: list[list[str]]) -> bool:
     return pairs(found) >= ALLOWED | DENIED
 
 
+async def drawn_at(graph: Page) -> dict[str, tuple[float, float]]:
+    """Where each node of the map is."""
+    data = await until(lambda: option(graph, "Map of", "series.0.data"), "the map")
+    return {one["id"]: (one["x"], one["y"]) for one in data}
+
+
 async def readable(page: Page, name: str, width: int, dark: bool) -> None:
     """By axe no serious violation, nothing wider than the screen; and a picture of it."""
     found = await violations(page)
@@ -102,7 +108,7 @@ async def test_every_view(link: Published, width: int, dark: bool) -> None:
         await shows(page, "Cells of the matrix", lambda found: {tuple(row[:3]) for row in found} >= wanted)
         await readable(page, "matrix", width, dark)
 
-        await browser.to(page, "/flows?rule=no-shortcut-to-database")
+        await browser.to(page, "/flows?rule=no-shortcut-to-database&since=20s")
         flows = await shows(page, "Flows", len)
         assert {(row[1], row[2], row[4], row[6], row[7]) for row in flows} == {
             ("would drop", "frontend", "database", "tcp", "no-shortcut-to-database")
@@ -141,6 +147,7 @@ async def test_a_denial_comes_and_is_found_again(demo: Demo, link: Published) ->
         table, graph = await browser.open(f"/flows?port={PORT}/tcp"), await browser.open("/map")
         await shows(graph, "Edges of the map", has_all)
         await table.get_by_text("No conversation in this time").wait_for()
+        places = await drawn_at(graph)
         before = datetime.now(UTC)
         source = knock(demo)
         after = datetime.now(UTC) + timedelta(seconds=2)
@@ -151,6 +158,7 @@ async def test_a_denial_comes_and_is_found_again(demo: Demo, link: Published) ->
         lines = await until(lambda: option(graph, "Map of", "series.0.links"), "the map's lines")
         drawn = [line for line in lines if (line["source"], line["target"]) == NEW]
         assert [line["lineStyle"]["type"] for line in drawn] == ["dashed"]
+        assert (await drawn_at(graph)).items() >= places.items(), "what is drawn stays where it is"
 
         await table.bring_to_front()
         await table.locator("tr[data-key]").first.click()
@@ -192,8 +200,7 @@ async def test_it_goes_on_after_a_fall(demo: Demo, link: Published) -> None:
         page = await browser.open("/flows")
         before = await shows(page, "Flows", len)
         await page.evaluate(STATES)
-        parts = (running.find(demo.run_dir) or {})["parts"]
-        os.kill(parts["sink"], signal.SIGKILL)
+        os.kill(sink_status(demo.run_dir)["pid"], signal.SIGKILL)
         await until(lambda: page.evaluate("states.includes('sink away')"), "the page to say it", 60)
         await until(lambda: page.evaluate("states.at(-1) === 'live'"), "the page to go on", 60)
         await page.get_by_role("alert").wait_for(state="hidden")

@@ -13,7 +13,7 @@ from playwright.async_api import Page
 from schemas.cells import cell
 from tests.support.asking import HOSTILE, command, copied, nothing_bit, recorded, saved, shell, write
 from tests.support.nats import NatsServer
-from tests.support.pages import Browser, Stage, option, picture, shows, violations
+from tests.support.pages import Browser, Stage, option, shows
 from tests.support.until import until
 from web.cookbook import queries
 
@@ -137,16 +137,3 @@ async def test_sql_that_is_refused_or_breaks_off(stage: Stage) -> None:
         await page.keyboard.press("Control+Enter")
         await asyncio.to_thread(stage.sink.start)
         await shows(page, "Answer", lambda found: found == [["1"]])
-
-
-async def test_everybody_can_read_it(stage: Stage) -> None:
-    """No serious violation by axe, and nothing wider than the screen, at both widths and in both themes."""
-    for width, dark in ((1280, False), (1280, True), (390, False), (390, True)):
-        async with Browser(stage.page, dark=dark, width=width) as browser:
-            for form in ("table", "bar"):
-                page = await browser.open(f"/sql?show={form}&sql={QUESTION}")
-                await page.get_by_text("2 rows", exact=True).wait_for()
-                await shows(page, "Columns", len)
-                assert await violations(page) == [], (form, width, dark)
-                assert await page.evaluate("document.documentElement.scrollWidth") == width
-                await picture(page, f"sql-{form}-{width}{'-dark' if dark else ''}")
