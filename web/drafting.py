@@ -6,7 +6,6 @@ Nothing of it leaves the page's process but as questions to the sink, which chan
 import asyncio
 import json
 import logging
-import shlex
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -271,9 +270,9 @@ class Drafting:
 
     def _audit_command(self, done: Audited) -> str:
         given = [("--since", done.since), ("--until", done.until)]
-        spans = [f" {name} {times.rfc3339(at)}" for name, at in given if at is not None]
+        options = [word for name, at in given if at is not None for word in (name, times.rfc3339(at))]
         node = self._page.get("node")
-        return self._command_with(done.text, "audit", "".join(spans) + (f" --node {shlex.quote(node)}" if node else ""))
+        return self._command_with(done.text, "audit", "-", *options, *(["--node", node] if node else []))
 
     # ---- commands
 
@@ -283,24 +282,23 @@ class Drafting:
         there = self._sound
         for element in (self._with_text, self._with_file, self._saved, self._command):
             element.set_visibility(there)
-        command = f"ztlens policy apply draft.yaml{self._instance()} --confirm-within 60s"
+        command = self._page.settings.command
+        apply = command("policy", "apply", "draft.yaml", "--confirm-within", "60s")
         self._command.set_text(
-            f"{command}\nztlens policy confirm{self._instance()}     # within 60 s, else it falls back by itself"
+            f"{apply}\n{command('policy', 'confirm')}     # within 60 s, else it falls back by itself"
         )
-        self._with_file.holds(command)
-        self._with_text.holds(self._command_with(content, "policy apply", " --confirm-within 60s") if there else "")
+        self._with_file.holds(apply)
+        self._with_text.holds(
+            self._command_with(content, "policy", "apply", "-", "--confirm-within", "60s") if there else ""
+        )
         self._saved.text(content)
 
-    def _instance(self) -> str:
-        name = self._page.settings.instance
-        return "" if name == "default" else f" --instance {shlex.quote(name)}"
-
-    def _command_with(self, content: str, command: str, options: str) -> str:
+    def _command_with(self, content: str, *words: str) -> str:
         """A command with the policy in it, as a shell takes it."""
         end = "POLICY"
         while end in content.splitlines():
             end += "_"
-        return f"ztlens {command} -{self._instance()}{options} <<'{end}'\n{content.rstrip(chr(10))}\n{end}"
+        return f"{self._page.settings.command(*words)} <<'{end}'\n{content.rstrip(chr(10))}\n{end}"
 
 
 def _span_word(done: Audited) -> str:

@@ -1,5 +1,6 @@
 """What a page is started with."""
 
+import shlex
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -9,14 +10,17 @@ from web.errors import SettingsError
 
 @dataclass(frozen=True)
 class WebSettings:
-    """`listen` is HOST:PORT. `names`: by what else browsers may reach it; empty: it listens on loopback only."""
+    """`listen` is HOST:PORT. `names`: by what else browsers may reach it; empty: it listens on loopback only.
+
+    `program`: how a shell of this host says `ztlens` so that it reaches the installation of this page.
+    """
 
     socket: Path  # the sink's API
     run_dir: Path  # where the link is written while it runs
     state: Path  # where the token is kept
     listen: str = "127.0.0.1:7420"
     names: tuple[str, ...] = ()
-    instance: str = "default"
+    program: tuple[str, ...] = ("sudo", "ztlens")
 
     @property
     def host(self) -> str:
@@ -27,6 +31,10 @@ class WebSettings:
     def port(self) -> int:
         """0: any free one."""
         return int(self.listen.rpartition(":")[2])
+
+    def command(self, *words: str) -> str:
+        """A line to copy into a shell."""
+        return shlex.join((*self.program, *words))
 
     def __post_init__(self) -> None:
         """Raises SettingsError: everybody who reaches an address that is not loopback could try the token."""

@@ -5,6 +5,7 @@ word alone is what it looks like: an address, a port, a protocol, a decision, el
 """
 
 import difflib
+import itertools
 import json
 import re
 import shlex
@@ -17,6 +18,7 @@ from schemas import filters, times
 from schemas.errors import InputError
 from web.errors import WebError
 from web.page import WORDS
+from web.settings import WebSettings
 from web.show import service
 from web.span import Span
 
@@ -70,24 +72,19 @@ def _guessed(word: str) -> str:
     return _SAID.get(word, "identity")
 
 
-def observe(given: Mapping[str, Sequence[str]], span: Span, instance: str = "default") -> str:
+def observe(settings: WebSettings, given: Mapping[str, Sequence[str]], span: Span) -> str:
     """The command that shows the same verdicts."""
-    words = ["ztlens", "observe"]
-    if instance != "default":
-        words += ["--instance", instance]
-    for name, values in given.items():
-        for value in values:
-            words += [f"--{name.replace('_', '-')}", shlex.quote(value)]
-    words += ["--since", "1970-01-01" if span.since == "all" else shlex.quote(span.since)]
+    options = [(f"--{name.replace('_', '-')}", value) for name, values in given.items() for value in values]
+    options.append(("--since", "1970-01-01" if span.since == "all" else span.since))
     if span.until:
-        words += ["--until", shlex.quote(span.until)]
-    return " ".join(words)
+        options.append(("--until", span.until))
+    return settings.command("observe", *itertools.chain(*options))
 
 
 def sql(given: Mapping[str, Sequence[str]], span: Span) -> str:
     """The question that has the same flows: those seen in the span, begun before its end. Raises WebError."""
     now = datetime.now(UTC)
-    words = {name: tuple(values) for name, values in given.items()}
+    words: dict[str, Any] = {name: tuple(values) for name, values in given.items()}
     since = "" if span.since == "all" else span.since
     try:
         _, end = times.span(since, span.until, now)

@@ -67,8 +67,9 @@ async def recorded(stage: Stage) -> None:
 
 
 def shell(line: str, does: str) -> str:
-    """What a shell prints for a line in which `ztlens` is a function that `does` something."""
-    done = subprocess.run(["bash", "-c", f"ztlens() {{ {does}; }}\n{line}"], capture_output=True, text=True, check=True)
+    """What a shell prints for a line in which `ztlens` is a function that `does` something, and sudo does nothing."""
+    functions = f'sudo() {{ "$@"; }}; ztlens() {{ {does}; }}'
+    done = subprocess.run(["bash", "-c", f"{functions}\n{line}"], capture_output=True, text=True, check=True)
     return done.stdout
 
 

@@ -70,6 +70,8 @@ class PageProcess(Published):
         super().__init__()
         self._run_dir, self._log = run_dir, state / "web.log"
         self._command = ztlens_command("web", "--state", str(state), "--run-dir", str(run_dir), "--config", os.devnull)
+        self.program = f"sudo ztlens --state {state} --run-dir {run_dir}"
+        """How commands to copy begin."""
         self._listen = listen
         self.process: subprocess.Popen[bytes] | None = None
 

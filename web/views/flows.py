@@ -59,7 +59,7 @@ class _Conversations:
         page = self._page
         found = await page.ask("flows", self._asked())
         self._rows, self._next = found["flows"], found["next"]
-        self._command.holds(words.observe(page.filters, page.span, page.settings.instance))
+        self._command.holds(words.observe(page.settings, page.filters, page.span))
         self._question.holds(words.sql(page.filters, page.span))
         self._show()
 
@@ -140,7 +140,7 @@ class _Detail:
             with box("div", "actions"):
                 given = words.of_flow(flow)
                 its = Span.of(flow["first_seen"], flow["last_seen"])
-                Copy("Copy as observe", words.observe(given, its, page.settings.instance))
+                Copy("Copy as observe", words.observe(page.settings, given, its))
                 Copy("Copy as SQL", _question(flow))
                 Copy("Copy as a rule", words.rule(flow))
                 link("Conversations like this", page.address("flows", **given), "button")

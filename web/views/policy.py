@@ -95,12 +95,13 @@ class _Running:
         self._pending.clear()
         if pending is not None:
             kind = "policy" if pending["kind"] == "revision" else "mode"
+            command = self._page.settings.command(kind, "confirm")
             with self._pending, box("div", "notice"):
                 text(
                     f"This {kind}, by {pending['who']} at {stamp(pending['time'])}, falls back to what was before"
-                    f" unless it is confirmed: ztlens {kind} confirm"
+                    f" unless it is confirmed: {command}"
                 )
-                Copy("Copy the command", f"ztlens {kind} confirm")
+                Copy("Copy the command", command)
 
     def _chosen(self, name: str) -> None:
         self._page.set(chosen=None if self._page.get("chosen") == name else name)

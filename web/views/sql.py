@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -168,9 +167,8 @@ class _Prompt:
             saved = Save(f"Save {form.upper()}", f"answer.{form}", self._failed)
             saved.answer("/api/v1/sql", json.dumps({"sql": asked, "parameters": parameters or None, "format": form}))
         written = _MOMENT.sub(lambda name: f"TIMESTAMP '{parameters[name[1]]}'" if parameters else name[0], asked)
-        instance = self._page.settings.instance
-        words = ["ztlens", "sql", *([] if instance == "default" else ["--instance", instance]), shlex.quote(written)]
-        Copy("Copy as command", " ".join(words))
+        begins = ["--"] if written.startswith("-") else []  # as a comment does: it is no option
+        Copy("Copy as command", self._page.settings.command("sql", *begins, written))
 
     def _failed(self, error: str, hint: str) -> None:
         self._page.complain(WebError(error, hint))

@@ -1,7 +1,9 @@
 """`up`, `down`, `collector`, `sink`, `web`: what runs."""
 
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -234,10 +236,28 @@ def web(settings: Settings) -> None:
                 state=settings.state,
                 listen=settings["web"],
                 names=settings["web_names"],
-                instance=settings.instance,
+                program=program(settings),
             )
         )
     )
+
+
+def program(settings: Settings) -> tuple[str, ...]:
+    """The command `ztlens` as any shell of this host is to give it: with what it would take otherwise by itself."""
+    words, given = ["sudo", "ztlens"], dict[str, object]()
+    for name in ("instance", "state", "run_dir", "database"):
+        if _plain(given)[name] != settings[name]:
+            given[name] = str(settings[name])
+            words += [f"--{name.replace('_', '-')}", str(settings[name])]
+    return tuple(words)
+
+
+def _plain(options: dict[str, object]) -> Settings:
+    """Settings of a shell that has none of ours."""
+    try:
+        return config.load(options, {})
+    except BadInput:  # that of the host is broken: it is another's
+        return config.load(options, {}, Path(os.devnull))
 
 
 def _compact(settings: Settings) -> None:

@@ -1,6 +1,8 @@
 """Filters as people type them, and what they take away."""
 
+import dataclasses
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from tests.support import batches, served
 from web import words
 from web.errors import WebError
 from web.page import WORDS
+from web.settings import WebSettings
 from web.span import CHOICES, Span
 
 NOW = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)
@@ -75,13 +78,15 @@ def test_the_words_are_those_of_observe() -> None:
 
 
 def test_observe() -> None:
+    settings = WebSettings(Path("s"), Path("r"), Path("t"))
     given = {"to_identity": ["it's"], "port": ["443/tcp", "80"]}
-    assert words.observe(given, Span("1h")) == (
-        "ztlens observe --to-identity 'it'\"'\"'s' --port 443/tcp --port 80 --since 1h"
+    assert words.observe(settings, given, Span("1h")) == (
+        "sudo ztlens observe --to-identity 'it'\"'\"'s' --port 443/tcp --port 80 --since 1h"
     )
     span = Span("2026-11-22T05:00:00Z", "2026-11-22T05:10:00Z")
-    assert words.observe({}, span, "lab") == (
-        "ztlens observe --instance lab --since 2026-11-22T05:00:00Z --until 2026-11-22T05:10:00Z"
+    lab = dataclasses.replace(settings, program=("sudo", "ztlens", "--state", "/my lab"))
+    assert words.observe(lab, {}, span) == (
+        "sudo ztlens --state '/my lab' observe --since 2026-11-22T05:00:00Z --until 2026-11-22T05:10:00Z"
     )
 
 
