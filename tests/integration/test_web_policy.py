@@ -98,7 +98,7 @@ async def test_a_draft_is_audited(stage: Stage, tmp_path: Path) -> None:
         await picture(page, "policy-draft")
 
         applied = await copied(page, "Copy the command")
-        assert applied.startswith("ztlens policy apply - --confirm-within 60s <<'POLICY'\n")
+        assert applied.startswith(f"{stage.page.program} policy apply - --confirm-within 60s <<'POLICY'\n")
         audited = await copied(page, "Copy as command")
         for line in (applied, audited):  # a shell hands on the draft, to the last character
             assert shell(line, "cat") == DRAFT

@@ -54,7 +54,7 @@ async def test_sql(stage: Stage, tmp_path: Path) -> None:
         heads, *lines = csv.reader(io.StringIO(await saved(page, "Save CSV", tmp_path)))
         assert heads == list(told[0])
         assert [line[:4] for line in lines] == [["22", "deny", HOSTILE, "3"], ["5432", "allow", HOSTILE, "5"]]
-        assert shell(await copied(page, "Copy as command"), 'printf %s "$2"') == QUESTION
+        assert shell(await copied(page, "Copy as command"), 'printf %s "${@: -1}"') == QUESTION
         await page.locator("[role=region][aria-label=Answer] tr[data-key='1']").click()
         await page.get_by_role("region", name="Row 2").get_by_text("NULL").wait_for()
         await nothing_bit(page)
