@@ -9,11 +9,12 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from policy.words import looks_like_address
+from policy.errors import PolicyError
+from policy.words import looks_like_address, port_spans
 from schemas import filters, times
 from schemas.errors import InputError
 from web.errors import WebError
@@ -32,6 +33,11 @@ _SAID = {
 _PORT = re.compile(r"\d{1,5}(-\d{1,5})?(/\w+)?")
 _NAMELESS = re.compile(r"identity:\d+")
 """An identity whose name is not recorded."""
+UNRULED = ("malformed", "headless_fragment", "icmp_unrelated")
+"""Reasons of denials that no rule of a policy lifts."""
+RULE_NAMES = """SELECT DISTINCT name FROM rules WHERE (ring, revision) IN (SELECT (ring, to_revision) FROM changes
+    WHERE node = $node QUALIFY row_number() OVER (ORDER BY time DESC, to_revision DESC) = 1)"""
+"""SQL: names of the rules of the policy that runs on $node."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -106,24 +112,43 @@ def of_flow(flow: Mapping[str, Any]) -> Given:
     return {name: [value] for name, value in given.items() if value}
 
 
-def rule(flow: Mapping[str, Any]) -> str:
-    """A rule of policy.yaml that allows what this flow wants, as one line below `rules:`."""
-    ends = {side: _end(flow[f"{side}_identity"], flow[side]) for side in ("src", "dst")}
-    name = re.sub(r"[^a-z0-9]+", "-", f"{ends['src']}-to-{ends['dst']}".lower()).strip("-")[:60].strip("-")
+def rule(flow: Mapping[str, Any], taken: Collection[str] = ()) -> str:
+    """A rule of policy.yaml that allows what this flow wants, as one line below `rules:`, with a name not `taken`.
+
+    Empty where no rule can say it: an end without identity and address, no protocol or port that a policy knows, or a
+    denial that no rule lifts.
+    """
+    ends = [_end(flow[f"{side}_identity"], flow[side]) for side in ("src", "dst")]
     port = service(flow["dport"], flow["proto"])
+    try:
+        port_spans(port)
+    except PolicyError:
+        return ""
+    if not all(ends) or flow["reason"] in UNRULED:
+        return ""
+    name = f"{_slug('-to-'.join(ends))[:100].strip('-')}-{_slug(port)}"
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
     words = [
-        f"name: {name}",
-        f"from: {_quoted(ends['src'])}",
-        f"to: {_quoted(ends['dst'])}",
+        f"name: {next(one for one in names if one not in taken)}",
+        f"from: {_quoted(ends[0])}",
+        f"to: {_quoted(ends[1])}",
         f"ports: [{_quoted(port)}]",
     ]
-    return f"- {{{', '.join(words)}, action: allow}}"
+    line = f"- {{{', '.join(words)}, action: allow}}"
+    if flow["decision"] == "deny" and flow["reason"] == "rule":
+        by = flow["rule"] if flow["rule"].isprintable() else json.dumps(flow["rule"])
+        line += f"  # rule {by} denies this; deny beats allow: change that rule"
+    return line
 
 
 def _end(identity: str, address: str | None) -> str:
     """By name; an address that has none by itself."""
     nameless = identity == "world" or _NAMELESS.fullmatch(identity)
-    return address or "any" if nameless else identity
+    return address or "" if nameless else identity
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _quoted(value: str) -> str:

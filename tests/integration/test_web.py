@@ -171,11 +171,15 @@ async def test_flows_filter_sort_and_detail(stage: Stage) -> None:
         first, last = (datetime.fromisoformat(f"{told.splitlines()[1][:19]}Z") for told in seen)
         its = f"--since {moment(first)} --until {moment(last + timedelta(seconds=1))}"
         for label, copied in (
-            ("Copy as observe", f"{stage.page.program} observe --from-ip 10.0.1.10 --to-ip 10.0.2.5 --port 5432/tcp " + its),
+            (
+                "Copy as observe",
+                f"{stage.page.program} observe --from-ip 10.0.1.10 --to-ip 10.0.2.5 --port 5432/tcp " + its,
+            ),
             ("Copy as SQL", "SELECT * FROM verdicts WHERE ring = 'r1' AND flow_id = 3 ORDER BY position"),
             (
                 "Copy as a rule",
-                "- {name: frontend-to-database, from: frontend, to: database, ports: [5432/tcp], action: allow}",
+                "- {name: frontend-to-database-5432-tcp, from: frontend, to: database, ports: [5432/tcp],"
+                " action: allow}",
             ),
         ):
             await detail.get_by_role("button", name=label).click()

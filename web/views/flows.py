@@ -120,13 +120,19 @@ class _Detail:
         found = await self._page.ask(f"flows/{quote(chosen, safe='')}") if chosen else None
         if found == self._shown:
             return  # what is unfolded stays so
+        taken = await self._rule_names(found["flow"]["node"]) if found else set()
         self._shown = found
         self._room.clear()
         if found is not None:
             with self._room:
-                self._show(found)
+                self._show(found, taken)
 
-    def _show(self, found: dict[str, Any]) -> None:
+    async def _rule_names(self, node: str) -> set[str]:
+        """Of the policy that runs there."""
+        body = {"sql": words.RULE_NAMES, "parameters": {"node": node}, "format": "json"}
+        return {one["name"] for one in await self._page.source.post("sql", body)}
+
+    def _show(self, found: dict[str, Any], taken: set[str]) -> None:
         page, flow, revision, rule = self._page, found["flow"], found["revision"], found["rule"]
         source = endpoint(flow["src"], flow["sport"], flow["proto"])
         target = endpoint(flow["dst"], flow["dport"], flow["proto"])
@@ -142,7 +148,8 @@ class _Detail:
                 its = Span.of(flow["first_seen"], flow["last_seen"])
                 Copy("Copy as observe", words.observe(page.settings, given, its))
                 Copy("Copy as SQL", _question(flow))
-                Copy("Copy as a rule", words.rule(flow))
+                if rule_line := words.rule(flow, taken):
+                    Copy("Copy as a rule", rule_line)
                 link("Conversations like this", page.address("flows", **given), "button")
                 button("Close", lambda: page.set(flow=None), "quiet")
             with box("div", "grid"):

@@ -13,6 +13,7 @@ from policy.parse import parse
 from schemas import times
 from schemas.codes import EventKind
 from schemas.filters import Filters
+from schemas.messages import RuleInfo
 from schemas.verdict import STRIDE
 from sink.store import Commit, memory_store, prepare, rollup
 from tests.support import batches, served
@@ -25,7 +26,7 @@ from web.span import CHOICES, Span
 NOW = datetime(2026, 11, 22, 6, 0, tzinfo=UTC)
 FLOW = {
     "src": "10.0.1.10", "sport": 40000, "dst": "10.0.2.5", "dport": 5432, "proto": "tcp", "src_identity": "frontend",
-    "dst_identity": "database", "ring": "r1", "flow": "1-7",
+    "dst_identity": "database", "ring": "r1", "flow": "1-7", "decision": "deny", "reason": "default", "rule": "default",
 }  # fmt: skip
 
 
@@ -140,30 +141,85 @@ def test_no_sql_of_what_cannot_be_understood(given: dict[str, list[str]], span: 
         words.sql(given, span)
 
 
+def written(name: str, source: str, target: str, port: str) -> dict[str, Any]:
+    return {"name": name, "from": source, "to": target, "ports": [port], "action": "allow"}
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        ({}, {"name": "frontend-to-database", "from": "frontend", "to": "database", "ports": ["5432/tcp"]}),
+        ({}, written("frontend-to-database-5432-tcp", "frontend", "database", "5432/tcp")),
+        ({"dport": 53, "proto": "udp"}, written("frontend-to-database-53-udp", "frontend", "database", "53/udp")),
+        ({"src_identity": "world"}, written("10-0-1-10-to-database-5432-tcp", "10.0.1.10", "database", "5432/tcp")),
         (
-            {"src_identity": "world"},
-            {"name": "10-0-1-10-to-database", "from": "10.0.1.10", "to": "database", "ports": ["5432/tcp"]},
+            {"src_identity": "identity:99", "src": "fd00::1"},
+            written("fd00-1-to-database-5432-tcp", "fd00::1", "database", "5432/tcp"),
         ),
-        (
-            {"proto": "icmp", "dport": 8},
-            {"name": "frontend-to-database", "from": "frontend", "to": "database", "ports": ["icmp:8"]},
-        ),
-        (
-            {"proto": "47", "dport": 0},
-            {"name": "frontend-to-database", "from": "frontend", "to": "database", "ports": ["proto:47"]},
-        ),
+        ({"src_identity": "host", "src": None}, written("host-to-database-5432-tcp", "host", "database", "5432/tcp")),
+        ({"proto": "icmp", "dport": 8}, written("frontend-to-database-icmp-8", "frontend", "database", "icmp:8")),
+        ({"proto": "47", "dport": 0}, written("frontend-to-database-proto-47", "frontend", "database", "proto:47")),
     ],
 )
 def test_rule(change: dict[str, Any], rule: dict[str, Any]) -> None:
-    """It stands in a policy as it is, and is taken."""
+    """It stands in a policy as it is, and is taken; its name is one that is free."""
     line = words.rule(FLOW | change)
-    assert yaml.safe_load(line) == [rule | {"action": "allow"}]
+    again = words.rule(FLOW | change, {rule["name"]})
+    third = words.rule(FLOW | change, {rule["name"], rule["name"] + "-2"})
+    assert yaml.safe_load(line) == [rule]
+    assert [yaml.safe_load(one)[0]["name"] for one in (again, third)] == [rule["name"] + "-2", rule["name"] + "-3"]
+    parsed_by_the_engine(line, again, third)
+
+
+def parsed_by_the_engine(*lines: str) -> None:
     names = "\n".join(f"  {name}: {{addresses: [192.0.2.{i}]}}" for i, name in enumerate(("frontend", "database"), 1))
-    parse(f"version: 1\ndefault: deny\nidentities:\n{names}\nrules:\n  {line}\n", "policy.yaml")
+    rules = "".join(f"  {line}\n" for line in lines)
+    parse(f"version: 1\ndefault: deny\nidentities:\n{names}\nrules:\n{rules}", "policy.yaml")
+
+
+def test_a_rule_of_what_a_rule_denies_says_so() -> None:
+    line = words.rule(FLOW | {"reason": "rule", "rule": "no-shortcut-to-database"})
+    assert line == (
+        "- {name: frontend-to-database-5432-tcp, from: frontend, to: database, ports: [5432/tcp], action: allow}"
+        "  # rule no-shortcut-to-database denies this; deny beats allow: change that rule"
+    )
+    parsed_by_the_engine(line, words.rule(FLOW | {"dport": 1, "reason": "rule", "rule": "a\n- {b: #"}))
+    assert "#" not in words.rule(FLOW | {"reason": "rule", "rule": "web-to-db", "decision": "allow"})
+
+
+def test_a_rule_of_long_names() -> None:
+    line = words.rule(FLOW | {"src_identity": "a" * 63, "dst_identity": "b" * 63})
+    name = yaml.safe_load(line)[0]["name"]
+    assert name == "a" * 63 + "-to-" + "b" * 33 + "-5432-tcp"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"proto": ""}, {"dport": 0}, {"proto": "300"}, {"src_identity": "world", "src": None},
+        {"dst_identity": "identity:7", "dst": None}, {"reason": "malformed"}, {"reason": "headless_fragment"},
+        {"reason": "icmp_unrelated"},
+    ],
+)  # fmt: skip
+def test_no_rule_of_what_none_can_say(change: dict[str, Any]) -> None:
+    assert words.rule(FLOW | change) == ""
+
+
+async def test_names_of_the_rules_that_run() -> None:
+    """Of that node, of its newest revision alone."""
+    told = [("n1", 1, "start", "old"), ("n1", 2, "revision", "new"), ("n2", 3, "start", "elsewhere")]
+    store = memory_store()
+    for time, (node, number, kind, name) in enumerate(told):
+        one = RuleInfo(id=64, name=name, action="allow", text="")
+        store.append(
+            Commit(records=[batches.policy_record(
+                kind, node=node, ring=f"ring-{node}", revision=number, rules=[one], time=batches.CLOCK + time,
+            )])
+        )  # fmt: skip
+    async with served.asking(store) as asker:
+        for node, known in (("n1", ["new"]), ("n2", ["elsewhere"]), ("n3", [])):
+            asked = await asker.post("sql", sql=words.RULE_NAMES, parameters={"node": node}, format="json")
+            assert [one["name"] for one in asked] == known
+    store.close()
 
 
 @pytest.mark.parametrize("name", ['a"b', "a: b", "{x}", "a\nb", "[1]", "é", "- a", "#"])
