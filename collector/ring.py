@@ -101,7 +101,10 @@ class Pump:
         count: Callable[[np.ndarray], None] | None = None,
         drained: Callable[[float], None] | None = None,
     ) -> None:
-        """`offer(rows, clock, behind)` sees every row as soon as it is read; `behind`: the ring holds a batch more.
+        """A batch is sent when it has `batch` rows, or `batch_wait` seconds after the one before: what comes after a
+        quiet while is sent at once, and there are no more batches for it.
+
+        `offer(rows, clock, behind)` sees every row as soon as it is read; `behind`: the ring holds a batch more.
         `count(rows)` sees them, too; `drained(seconds)` is told how long a batch took until it was acknowledged."""
         self.received = self.sent = self.acknowledged = 0
         self.ring = ring
@@ -115,6 +118,7 @@ class Pump:
         self._parts: list[np.ndarray] = []  # read, not yet sent
         self._rows = self._start = 0
         self._since = 0.0
+        self._sent_at = time.monotonic()
         self._stopping = False
         self._failure: BaseException | None = None
         self._wakeup = Wakeup(ring.fileno())
@@ -141,7 +145,7 @@ class Pump:
             else:
                 await self._wakeup.wait(min(rest, self._wait) if self._rows else rest)
                 rest = min(rest * 2, IDLE)
-            if self._rows and time.monotonic() - self._since >= self._wait:
+            if self._rows and time.monotonic() - self._sent_at >= self._wait:
                 await self._send()
             if self._failure is not None:
                 raise self._failure
@@ -166,6 +170,7 @@ class Pump:
     async def _send(self) -> None:
         """Hand the rows read so far to a publisher; waits while `in_flight` batches are unacknowledged."""
         await self._slots.acquire()
+        self._sent_at = time.monotonic()
         rows = self._parts[0] if len(self._parts) == 1 else _join(self._parts)
         batch = Batch(self._start, self._start + len(rows) * self.ring.stride, self._since)
         self._parts, self._rows = [], 0

@@ -28,7 +28,7 @@ class CollectorSettings:
     timeouts: dict[str, int] = field(default_factory=dict)  # override schemas.structs.TIMEOUTS
     live_cap: int = 20_000  # verdicts a second on the live subjects; 0: none
     batch: int = 4_000  # verdicts a message, at most
-    batch_wait: float = 0.05  # a batch is sent when its first verdict has waited so long
+    batch_wait: float = 0.05  # a smaller batch is sent so long after the one before
     in_flight: int = 16  # batches sent and not yet acknowledged
     stream_max_bytes: int | None = (
         None  # of VERDICTS; None: schemas.streams' default, an existing stream stays as it is

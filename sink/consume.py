@@ -305,8 +305,15 @@ class Waiting:
         return replace(item, sequence=item.sequence - 1, content=head, part=True)
 
 
-async def gather(waiting: Waiting, settings: SinkSettings) -> Commit:
+LINGER = 0.01
+"""Seconds a commit waits at least: what is told at the same time is committed together."""
+
+
+async def gather(waiting: Waiting, settings: SinkSettings, before: float | None = None) -> Commit:
     """The next commit: waits for a first message, then for commit_rows or commit_wait, then takes what is there.
+
+    commit_wait counts from `before`, when the commit before was made (by the loop's clock): what comes after a quiet
+    while is stored at once, and there are no more commits for it. None: from the message.
 
     Loss records without news (neither final nor with the flow table's sums) wait for idle_wait.
     """
@@ -322,7 +329,11 @@ async def gather(waiting: Waiting, settings: SinkSettings) -> Commit:
             return commit
         add(commit, item)
         routine = isinstance(item.content, LossRecord) and item.content.flows is None and not item.content.final
-        soon = loop.time() + (settings.idle_wait if routine else settings.commit_wait)
+        now = loop.time()
+        if routine:
+            soon = now + settings.idle_wait
+        else:
+            soon = max(now + LINGER, (now if before is None else before) + settings.commit_wait)
         end = soon if end is None else min(end, soon)
     await take_ready(commit, waiting, most)
     return commit

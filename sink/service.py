@@ -79,7 +79,7 @@ class Sink:
     async def commit(self) -> None:
         """Commit what the readers bring, for ever."""
         while True:
-            await self._store(await gather(self._queue, self.settings))
+            await self._store(await gather(self._queue, self.settings, self.last_commit))
 
     async def _store(self, commit: Commit) -> bool:
         """One commit, tried again until it is through; while stopping only once, for it will be read again."""

@@ -20,7 +20,7 @@ class SinkSettings:
     keep_bytes: int = 0
     archive: Path | None = None  # where verdicts are exported to before they are deleted
     commit_rows: int = 10_000  # a commit waits for so many rows …
-    commit_wait: float = 0.25  # … or so long
+    commit_wait: float = 0.25  # … or so long after the commit before
     commit_rows_max: int = 122_880  # and takes no more: DuckDB's row group, written once when a commit fills it exactly
     idle_wait: float = 5.0  # counters of a quiet node wait so long: a commit a second would cost 1-2 % of a core
     fetch: int = 32  # messages asked of the stream ahead

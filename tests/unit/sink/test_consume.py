@@ -1,5 +1,6 @@
 """From messages to commits, without a server."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,13 @@ async def test_or_for_its_time() -> None:
     queue = await waiting(item(1))
     commit = await gather(queue, settings(commit_rows=30, commit_wait=0.01))
     assert (commit.rows, commit.messages) == (10, 1)
+
+
+async def test_what_comes_after_a_quiet_while_waits_no_more() -> None:
+    given, now = settings(commit_rows=30, commit_wait=3600), asyncio.get_running_loop().time()
+    assert (await gather(await waiting(item(1)), given, now - 3600)).rows == 10
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(gather(await waiting(item(1)), given, now), 0.1)
 
 
 async def test_counters_of_a_quiet_node_wait_for_company() -> None:
