@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from schemas.messages import RuleInfo
 from schemas.times import amount
+from tests.support import batches
 from tests.support.asking import DRAFT, HOSTILE, NEW, OLD, command, copied, nothing_bit, recorded, saved, shell, write
 from tests.support.nats import NatsServer
-from tests.support.pages import Browser, Stage, option, picture, rows, shows, violations
+from tests.support.pages import Browser, Stage, now, option, picture, rows, shows
 from tests.support.until import until
 
 
@@ -43,6 +45,27 @@ async def test_what_runs_and_what_was_before(stage: Stage) -> None:
         assert await text.inner_text() == NEW.rstrip("\n") or await text.inner_text() == NEW
         await page.locator("tr[data-key='n1.r1.1'] td").nth(4).click()
         await page.get_by_text("The first one that is recorded of this node.").wait_for()
+        await nothing_bit(page)
+
+        assert await page.get_by_label("Node").count() == 0, "there is one"
+        other = RuleInfo(id=64, name="dns-to-all", action="deny", text="name: dns-to-all")
+        await stage.record(
+            batches.policy_record(
+                "start", node=HOSTILE, ring="r2", mode="enforce", yaml=OLD, rules=[other], time=now(400) + batches.CLOCK
+            )
+        )
+        await page.get_by_label("Node").select_option(HOSTILE)
+        found = await shows(page, "Rules of the running policy", lambda found: found and found[0][0] == "dns-to-all")
+        assert [row[:5] for row in found] == [["dns-to-all", "deny", "never hit", "0", "0"]]
+        facts = await page.get_by_role("region", name="Running policy").locator(".facts").inner_text()
+        assert facts.split("\n")[1::2][:3] == [HOSTILE, "1", "enforce"]
+        revisions = await shows(page, "Revisions", lambda found: len(found) == 1)
+        assert revisions[0][1:3] == [HOSTILE, "1"]
+        await page.reload()  # it stands in the address
+        await shows(page, "Rules of the running policy", lambda found: found and found[0][0] == "dns-to-all")
+        await page.get_by_label("Node").select_option("n1")
+        await shows(page, "Rules of the running policy", lambda found: len(found) == 4)
+        await shows(page, "Revisions", lambda found: len(found) == 2)
         await nothing_bit(page)
 
 
@@ -163,19 +186,3 @@ async def test_a_large_draft(stage: Stage, tmp_path: Path) -> None:
         await write(page, "Draft of a policy", large)
         await page.get_by_text("It can be applied: no warnings, default deny, 1 rules").wait_for()
         assert await saved(page, "Save draft.yaml", tmp_path) == large
-
-
-async def test_everybody_can_read_it(stage: Stage) -> None:
-    """No serious violation by axe, and nothing wider than the screen, at both widths and in both themes."""
-    for width, dark in ((1280, False), (1280, True), (390, False), (390, True)):
-        async with Browser(stage.page, dark=dark, width=width) as browser:
-            page = await browser.open("/policy?since=1h&revision=n1.r1.2&chosen=zz-again")
-            extra = "  - {name: zz, from: any, to: any, ports: [any], action: allow}\n"
-            await write(page, "Draft of a policy", DRAFT + extra)
-            await page.get_by_text("It can be applied").wait_for()
-            await page.keyboard.press("Control+Enter")
-            await page.get_by_text("Audited.", exact=True).wait_for()
-            await shows(page, "Revisions", len)
-            assert await violations(page) == [], (width, dark)
-            assert await page.evaluate("document.documentElement.scrollWidth") == width
-            await picture(page, f"policy-{width}{'-dark' if dark else ''}")
