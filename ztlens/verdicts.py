@@ -45,18 +45,18 @@ def recorded(history: "History", asked: Filters, last: int | None, now: datetime
     from sink.history import ends
     from sink.history.views import verdicts_of
 
-    rows = ends.rows(asked)
+    rows, rest = ends.found(asked)
     if last is None:
-        where = predicate(asked, now)
-        few = ends.together(rows) if rows != ends.TABLE else rows
+        where = predicate(rest, now)
+        view = verdicts_of(ends.together(rows) if rows != ends.TABLE else rows, spoken=f"{_COLUMNS} {where}")
         # Put in order here: DuckDB would take longer to plan that than to find what an address did in an hour.
-        found = history.sql(f"SELECT {_COLUMNS} FROM ({verdicts_of(few)}) AS verdicts WHERE {where}")
+        found = history.sql(f"SELECT {_COLUMNS} FROM ({view}) AS verdicts WHERE {where}")
         found = found.sort_by([(name, "ascending") for name in _ORDER])
     elif last == 0:
         return iter(())
     else:
         since, until = times.span_ns(asked.since, asked.until, now)
-        where = predicate(replace(asked, since="", until=""))
+        where = predicate(replace(rest, since="", until=""))
         found = history.recent(where, since=since, until=until, limit=last, rows=rows).select(COLUMNS)
         found = found.set_column(0, "time", found["time"].cast(pa.int64()))
     return show.records(found)

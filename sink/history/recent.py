@@ -55,7 +55,7 @@ def recent(
     `ask` answers SQL with parameters, as `History.sql` does. `where` is a predicate over the view, with `parameters`;
     [since, until) in ns since 1970 UTC, None: no bound. `before`: only rows before that place; so the next page,
     further back, is the one before the `place` of this one's row 0, and a page of less than `limit` rows is the last.
-    `rows`: a relation to put for store.verdicts, all of whose rows `where` is true of are in it.
+    `rows`: a relation to put for store.verdicts (sink.history.ends).
     Raises what `ask` does (SinkError), QueryError for a moment that history cannot hold.
     """
     moments.check(since, until, None if before is None else before.time)

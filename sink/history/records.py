@@ -6,6 +6,7 @@ import msgspec
 import pyarrow as pa
 
 from schemas import http
+from schemas.filters import predicate
 from sink.history import asked as asking
 from sink.history import ends, output
 from sink.history.reading import Reading
@@ -35,9 +36,10 @@ def verdicts(reading: Reading, asked: http.VerdictsAsked) -> dict[str, Any]:
     """A page, newest first. Raises InputError, SinkError."""
     after = asking.place(asked, Place)
     bounds = after[0] if after else asking.span(asked)
+    relation, rest = ends.found(asking.filters(asked))
     found = recent(
-        reading.table, asking.words(asked), since=bounds[0], until=bounds[1], before=after[1] if after else None,
-        limit=asked.limit + 1, rows=ends.rows(asking.filters(asked)),
+        reading.table, predicate(rest), since=bounds[0], until=bounds[1], before=after[1] if after else None,
+        limit=asked.limit + 1, rows=relation,
     )  # fmt: skip
     more = found.num_rows > asked.limit
     shown = found.slice(1) if more else found
