@@ -14,9 +14,9 @@ def names(values: list[str]) -> dict[str, Any]:
     return {"type": "category", "data": values, "axisTick": {"show": False}, "axisLine": _LINE, "axisLabel": _LABEL}
 
 
-def moments() -> dict[str, Any]:
+def moments(**more: Any) -> dict[str, Any]:
     """An axis of time."""
-    return {"type": "time", "axisLine": _LINE, "axisLabel": _LABEL}
+    return {"type": "time", "axisLine": _LINE, "axisLabel": _LABEL, **more}
 
 
 def numbers(**more: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ async def _take(browser: Browser, name: str, path: Path) -> None:
     address, clicked = VIEWS[name]
     page = await browser.open(address)
     await page.locator("tbody tr[data-key]").first.wait_for()
+    await page.locator('.timeline[aria-label^="Flows over time: "]').wait_for()
     await page.wait_for_timeout(2500)
     if clicked:
         await page.locator(clicked).first.click()

@@ -1,5 +1,6 @@
 """Flows: conversations of any time by the words of `observe`, sorted and paged by the sink, each with its reason."""
 
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -205,12 +206,21 @@ def _over_time(samples: list[dict[str, Any]], left_out: int) -> None:
     ]  # fmt: skip
     options = {
         "grid": {"left": 48, "right": 64, "top": 26, "bottom": 22}, "legend": charts.LEGEND, "useUTC": True,
-        "tooltip": {"trigger": "axis"}, "xAxis": charts.moments(),
+        "tooltip": {"trigger": "axis"}, "xAxis": charts.moments(**_bounds(samples)),
         "yAxis": [charts.numbers(), charts.numbers(splitLine={"show": False})], "series": series,
     }  # fmt: skip
     Chart("Packets and bytes of this flow over time, totals so far", options, height="200px")
     if left_out:
         text(f"The newest {len(samples):,} events; {left_out:,} before them are left out.", "p", "note")
+
+
+def _bounds(samples: list[dict[str, Any]]) -> dict[str, int]:
+    """What lies within a millisecond has the whole second to lie in, where a chart would take days."""
+    first, last = (samples[i]["time"][:23] for i in (0, -1)) if samples else ("", " ")
+    if first != last:
+        return {}
+    begin = int(datetime.fromisoformat(f"{first[:19]}Z").timestamp()) * 1000
+    return {"min": begin, "max": begin + 1000}
 
 
 def _revision(revision: dict[str, Any]) -> None:

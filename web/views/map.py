@@ -167,7 +167,7 @@ def _series(
     drawn_as = _line if many else _lines
     series = {
         "id": "map", "type": "graph", "layout": "none", "roam": True, "scaleLimit": {"min": 0.2, "max": 12},
-        "left": 60, "right": 60, "top": 30, "bottom": 30, "nodeScaleRatio": 0.4,
+        "left": 60, "right": 60, "top": 30, "bottom": 50, "nodeScaleRatio": 0.4,
         "preserveAspect": "contain",
         "edgeSymbol": ["none", "none" if many else "arrow"], "edgeSymbolSize": 7, "cursor": "pointer",
         "label": {"show": len(nodes) <= NAMED, "position": "bottom", "color": "var(--ink)", "distance": 6,
