@@ -4,6 +4,7 @@ Questions go to a running sink over its socket, as the page's do; each of them i
 what it is told. A denied packet is sent over a veth pair through `ztlens up`; it is seen when the viewer has the event.
 """
 
+import asyncio
 import json
 import socket
 import statistics
@@ -29,6 +30,7 @@ from tests.bench.written import Written
 from tests.support.kernel import udp_frame
 from tests.support.nats import NatsServer
 from tests.support.netns import call_in
+from tests.support.pages import Browser, Published
 from tests.support.sinks import SinkProcess, settings
 
 VIEWERS = 20
@@ -64,6 +66,7 @@ class Bench:
         *(Figure(name, f"{path} of all history", MS, at_most=most) for name, (path, _, most) in QUESTIONS.items()),
         Figure("denied, seen p50", "packet on the wire → event at a viewer", MS),
         Figure("denied, seen p99", "packet on the wire → event at a viewer", MS, at_most=500.0),
+        Figure("first view", "navigation → denied pairs of the overview painted, nothing cached", MS, at_most=VIEW),
         Figure("writer", "JetStream to DuckDB, nobody looks", RATE),
         Figure("beside viewers", f"and {VIEWERS} follow and ask each second", RATE, peer="writer", ratio_at_least=0.8),
     )
@@ -86,9 +89,9 @@ class Bench:
         self._stack.close()
 
     def measure(self) -> dict[str, float]:
-        seen = self._denied()
+        seen, painted = self._seen()
         return {
-            **self._questions(),
+            **self._questions(), "first view": statistics.median(painted),
             "denied, seen p50": float(np.percentile(seen, 50)), "denied, seen p99": float(np.percentile(seen, 99)),
             "writer": self._written.rate(lambda _: nullcontext()),
             "beside viewers": self._written.rate(self._viewing),
@@ -106,9 +109,13 @@ class Bench:
                 out[name] = statistics.median(_milliseconds(http, path, given) for _ in range(TIMES))
         return out
 
-    def _denied(self) -> list[float]:
-        """ms from each denied packet's moment in the datapath to its event at a viewer."""
-        with Installation(sample="1") as up, _asking(up.run_dir / "sink.sock") as http:
+    def _seen(self) -> tuple[list[float], list[float]]:
+        """ms from each denied packet's moment in the datapath to its event at a viewer; ms of each first view."""
+        with Installation(sample="1", web="127.0.0.1:0") as up:
+            return self._denied(up), [asyncio.run(_painted(up.page)) for _ in range(TIMES)]
+
+    def _denied(self, up: Installation) -> list[float]:
+        with _asking(up.run_dir / "sink.sock") as http:
             wire = call_in(up.outside, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
             wire.bind((up.wire, 0))
             late: list[float] = []
@@ -133,6 +140,17 @@ class Bench:
         finally:
             told, _ = process.communicate("", timeout=60)
         self.notes.append(f"{VIEWERS} viewers: {told.strip()}")
+
+
+async def _painted(page: Published) -> float:
+    """ms in a browser that was never there, from the navigation to the frame after the first row."""
+    async with Browser(page) as browser:
+        tab = await browser.open()
+        await tab.wait_for_function("document.querySelector('tbody tr[data-key]')")
+        return float(await tab.evaluate(_FRAME))
+
+
+_FRAME = "new Promise(told => requestAnimationFrame(() => setTimeout(() => told(performance.now()))))"
 
 
 def _viewers(found: Any) -> int:
