@@ -17,10 +17,24 @@ from sink.history import moments
 
 LIVE_TOLERANCE = 64
 """Packets or events that may differ between counters read from a ring in use."""
+_MOST = (1 << 63) - 1
 
 
 def _counter(name: str) -> str:
-    return f"coalesce(l.counters['{name}'], 0)::BIGINT"
+    return f"coalesce(l.counters['{name}'], 0)::HUGEINT"
+
+
+def _shown(name: str) -> str:
+    """What is worked out in 128 bits, in 64: a broken record may count 2^63 packets and more, and its ring is shown."""
+    cut = f"CASE WHEN {name} > {_MOST} THEN {_MOST} WHEN {name} < -{_MOST} THEN -{_MOST} ELSE {name} END"
+    return f"({cut})::BIGINT AS {name}"
+
+
+_NUMBERS = (
+    "parsed", "judged", "flows", "untracked", "due", "emitted", "pending", "lost", "held_back", "published", "stored",
+    "gap_events", "in_flight",
+)  # fmt: skip
+_SHOWN = ", ".join(map(_shown, _NUMBERS))
 
 
 _TOLD = f"least(judged_packets::HUGEINT + produced + consumed, {1 << 62})"
@@ -51,17 +65,17 @@ WITH newest AS (
 ), sums AS (
     SELECT r.id, r.node, r.ring, r.first_stored, l.time, l.last, coalesce(l.final, false) AS final,
         r.id IN (SELECT ring FROM store.policy WHERE kind = 'closed') AS closed, l.mode, l.revision,
-        {_counter("parsed")} AS parsed, l.judged_packets::BIGINT AS judged,
-        ({_counter("ended_packets")} + l.flows_packets)::BIGINT AS flows,
+        {_counter("parsed")} AS parsed, l.judged_packets::HUGEINT AS judged,
+        ({_counter("ended_packets")} + l.flows_packets) AS flows,
         {_counter("untracked_unattributable")} + {_counter("untracked_table_full")} + {_counter("untracked_closing")}
             AS untracked,
-        {_counter("events_due")} AS due, (l.produced // l.stride)::BIGINT AS emitted, l.flows_due::BIGINT AS pending,
+        {_counter("events_due")} AS due, (l.produced // l.stride)::HUGEINT AS emitted, l.flows_due::HUGEINT AS pending,
         {_counter("samples_lost")} AS lost, {_counter("samples_held_back")} AS held_back,
-        (l.consumed // l.stride)::BIGINT AS published,
+        (l.consumed // l.stride)::HUGEINT AS published,
         coalesce((SELECT sum(least(x.past, l.consumed) - least(x.first, l.consumed)) FROM store.ranges AS x
-            WHERE x.ring = r.id), 0)::BIGINT // r.stride AS stored,
+            WHERE x.ring = r.id), 0)::HUGEINT // r.stride AS stored,
         coalesce((SELECT sum(least(g.past, l.consumed) - least(g.first, l.consumed)) FROM store.gaps AS g
-            WHERE g.ring = r.id), 0)::BIGINT // r.stride AS gap_events
+            WHERE g.ring = r.id), 0)::HUGEINT // r.stride AS gap_events
     FROM store.rings AS r LEFT JOIN records AS l ON l.ring = r.id
 ), balances AS (
     SELECT *, CASE WHEN final THEN 0 ELSE {LIVE_TOLERANCE} END AS tolerance,
@@ -73,21 +87,20 @@ WITH newest AS (
             AND (NOT final OR (in_flight = 0 AND published = emitted)), false) AS events_balanced
     FROM sums
 )
-SELECT node, ring, time, last, final, closed, mode, revision, parsed, judged, flows, untracked, due, emitted, pending,
-    lost, held_back, published, stored, gap_events, in_flight, packets_balanced, events_balanced,
-    packets_balanced AND events_balanced AS balanced
+SELECT node, ring, time, last, final, closed, mode, revision, {_SHOWN},
+    packets_balanced, events_balanced, packets_balanced AND events_balanced AS balanced
 FROM balances ORDER BY first_stored, node, ring"""
 """The view `ledger`. A ring without any loss record has NULLs and is not balanced."""
 
 
 def _missed(kind: str, decision: str, events: str) -> str:
-    return f"""SELECT since, time AS until, ring, '{kind}' AS kind, {decision} AS decision, {events} AS events
-        FROM steps WHERE {events} > 0"""
+    return f"""SELECT since, time AS until, ring, '{kind}' AS kind, {decision} AS decision,
+        least({events}, {_MOST})::BIGINT AS events FROM steps WHERE {events} > 0"""
 
 
 def _step(counter: str) -> str:
     """What a counter grew by since the ring's record before; NULL from a node that does not know it."""
-    return f"counters['{counter}']::BIGINT - coalesce(lag(counters['{counter}']) OVER w, 0)::BIGINT"
+    return f"counters['{counter}']::HUGEINT - coalesce(lag(counters['{counter}']) OVER w, 0)::HUGEINT"
 
 
 # By counters, which never fall, and not by time: a clock that is set back mixes the records of an hour.

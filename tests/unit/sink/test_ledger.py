@@ -140,6 +140,21 @@ def test_a_ring_without_a_loss_record_is_not_accounted_for(memory: Store) -> Non
     assert only(ledger(memory))["balanced"] is False
 
 
+def test_a_record_of_more_packets_than_63_bits_say_is_shown(memory: Store, rows: Rows) -> None:
+    """A record is what a node sends: a broken one must not take the ledger of all others away."""
+    huge = (1 << 64) - 1
+    with_rows(memory, judged_packets=huge, final=True)
+    broken = batches.loss_record(N, node="n2", ring="r2", judged_packets=huge, final=True)
+    broken.counters.update(dict.fromkeys(broken.counters, huge))
+    memory.append(Commit(records=[broken]))
+    found = {row["node"]: row for row in rows(memory, "SELECT * FROM ledger")}
+    assert [(row["judged"], row["parsed"], row["balanced"]) for row in found.values()] == [
+        ((1 << 63) - 1, TRAFFIC.packets, False), ((1 << 63) - 1, (1 << 63) - 1, False),
+    ]  # fmt: skip
+    assert ledger(memory)["balanced"] is False
+    assert {row["events"] for row in rows(memory, "SELECT * FROM lost_events WHERE node = 'n2'")} == {(1 << 63) - 1}
+
+
 def test_retention_does_not_change_what_was_stored(memory: Store) -> None:
     with_rows(memory, final=True)
     assert keep(memory, keep_age=1.0) == N
