@@ -58,12 +58,14 @@ def check(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
     kind = _kind(statements[0])
     if kind not in _READ:
         raise QueryError(f"{kind} is not a question", "only SELECT and EXPLAIN: questions read, nothing else")
-    words = _words(sql)
-    closed = _CLOSED.intersection(word.strip('"').lower() for word in words)
-    if closed:
-        raise QueryError(f"{min(closed)} is not a question", "questions read the store and nothing else")
-    if kind == "EXPLAIN":
-        _check_explained(cursor, words)
+    lower = sql.lower()
+    if kind == "EXPLAIN" or any(name in lower for name in _CLOSED):  # else no word needs a look: that takes ms
+        words = _words(sql)
+        closed = _CLOSED.intersection(word.strip('"').lower() for word in words)
+        if closed:
+            raise QueryError(f"{min(closed)} is not a question", "questions read the store and nothing else")
+        if kind == "EXPLAIN":
+            _check_explained(cursor, words)
     return statements[0]
 
 
