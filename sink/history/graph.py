@@ -93,10 +93,11 @@ def _largest(  # noqa: PLR0917 – what is asked, in the order it is asked
 
 
 def _between(reading: Reading, asked: http.MapAsked | http.MatrixAsked, column: str = "dst") -> str:
-    """SQL, in parentheses, of rows: src, dst (as `_namer` reads them), dport, proto, kind, VOLUMES.
+    """SQL of rows, to be selected from: src, dst (as `_namer` reads them), dport, proto, kind, VOLUMES.
 
     Makes their sums by_source and by_destination (by `column` of them). Of millions of pairs only those between the
-    largest ends are added up: one group for each would take most of the time, and all of the memory.
+    largest ends are added up: one group for each would take most of the time, and all of the memory. Addresses are
+    summed up once all the same.
     """
     if (asked.group == "label") != bool(asked.label):
         raise QueryError("group=label and label=KEY go together", "give both, or neither")
@@ -109,6 +110,14 @@ def _between(reading: Reading, asked: http.MapAsked | http.MatrixAsked, column: 
     scope = "ring_number AS ring, revision" if called else "0 AS ring, 0 AS revision"
     between = f"""(SELECT {scope}, {ends[0]} AS src, {ends[1]} AS dst, dport, proto, kind, {", ".join(VOLUMES)}, detail
         FROM {rows})"""
+    if not called:  # numbers of 128 bits are made once
+        port = column.removeprefix("dst")
+        reading.keep(
+            "edges",
+            f"""SELECT ring, revision, src, dst {port}, kind, {SUMS}, bool_and(detail) AS detail FROM {between}
+            GROUP BY ring, revision, src, dst {port}, kind""",
+        )
+        between = "edges"
     for table, keys in (("by_source", "src"), ("by_destination", column)):
         reading.keep(
             table,
