@@ -6,8 +6,9 @@ SinkError          root; `hint` is the next step to take, `exit_status` that of 
 ├── SettingsError  settings that contradict each other: exit status 2
 ├── ExportError    a directory is no export, or a damaged one: exit status 2
 ├── BusyError      too many questions at once, or this one took too long; recoverable: ask again
-│   └── ReopenedError  the store was opened anew meanwhile (it does that after a full disk)
+│   └── ReopenedError  the store broke it off: it is opened anew (after a full disk), or writing needs the memory
 └── StoreError     a commit failed (disk full, I/O error); recoverable: nothing is lost, it is tried again
+    └── MemoryFullError  it found DuckDB's memory full of what questions hold
 """
 
 
@@ -48,11 +49,15 @@ class BusyError(SinkError):
 
 
 class ReopenedError(BusyError):
-    """The connection went away under the question; the next one will do."""
+    """The store broke the question off; the next one will do."""
 
     def __init__(self) -> None:
-        super().__init__("the store was opened anew while it answered", "ask again")
+        super().__init__("the store was opened anew or needed the memory to write while it answered", "ask again")
 
 
 class StoreError(SinkError):
     """A transaction was rolled back; the store holds what it held before."""
+
+
+class MemoryFullError(StoreError):
+    """The same, because DuckDB's memory was full of what questions under way hold."""

@@ -20,7 +20,7 @@ from schemas import subjects
 from sink import api
 from sink.archive import Archive
 from sink.consume import AWAY, Reader, Waiting, connect, gather, stream_info, take_ready
-from sink.errors import StoreError
+from sink.errors import MemoryFullError, StoreError
 from sink.gaps import HoleWatch
 from sink.history import views
 from sink.history.ledger import rfc3339
@@ -38,6 +38,11 @@ _CLOSING = 2.0
 """Seconds a sink that ends spends on roll-ups at most."""
 _LAG_SHARE = 0.8
 """A sink that has this share of what a stream keeps still before it is warned about."""
+
+
+_TRIES = 5
+_LETTING_GO = 0.05
+"""Seconds a question that is broken off gets to give its memory back; it is asked again after twice as long."""
 
 
 class Sink:
@@ -65,7 +70,18 @@ class Sink:
 
     async def write(self, work: Any, *args: Any) -> Any:
         """Run `work` in the one thread that writes."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, work, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._with_memory, work, *args)
+
+    def _with_memory(self, work: Any, *args: Any) -> Any:
+        """What stores comes before what asks: questions that hold the memory it needs are broken off, and asked again."""
+        for _ in range(_TRIES):
+            try:
+                return work(*args)
+            except MemoryFullError as error:
+                log.info("%s: questions under way are broken off", error)
+                self.store.interrupt()
+                time.sleep(_LETTING_GO)
+        return work(*args)
 
     def _returned(self) -> None:
         for reader in self._readers.values():

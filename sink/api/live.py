@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from sink.api.readers import again
 from sink.errors import BusyError, SinkError
 from sink.history import output
 from sink.history.reading import Reading
@@ -192,9 +193,13 @@ class Live:
         out: dict[str, tuple[bytes, int, int] | SinkError] = {}
         rows = pa.concat_tables(waiting)
         for each in words:
-            try:
+
+            def once(each: str = each) -> tuple[bytes, int, int]:
                 with Reading(self._store.cursor(), PATIENCE, theirs=True) as reading:
-                    out[each] = _matching(reading, rows, each)
+                    return _matching(reading, rows, each)
+
+            try:
+                out[each] = again(once)
             except SinkError as error:
                 out[each] = error
         return out, time.thread_time() - begun

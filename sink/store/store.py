@@ -22,7 +22,7 @@ from schemas.errors import EnvelopeError
 from schemas.messages import LossRecord, PolicyRecord
 from schemas.verdict import STRIDE
 from sink.counters import Counters
-from sink.errors import ReopenedError, StoreError
+from sink.errors import MemoryFullError, ReopenedError, StoreError
 from sink.settings import SinkSettings
 from sink.store import records, rows
 from sink.store.database import now_ns, open_memory, open_writer
@@ -178,7 +178,8 @@ class Store:
             self.recover(error)
             if not isinstance(error, duckdb.Error):
                 raise
-            raise StoreError(f"{what}: {_first_line(error)}", _hint(error)) from error
+            kind = MemoryFullError if _memory_full(error) else StoreError
+            raise kind(f"{what}: {_first_line(error)}", _hint(error)) from error
 
     def recover(self, error: BaseException) -> None:
         """End the transaction; after an I/O error DuckDB may refuse everything until the file is opened again."""
@@ -202,13 +203,19 @@ class Store:
         except Exception as error:
             raise StoreError(f"{settings.database}: {_first_line(error)}", "free space on its file system") from error
 
-    def close(self, checkpoint: bool = True) -> None:
-        """Write the log into the file and close. Questions under way are interrupted."""
+    def interrupt(self) -> list[duckdb.DuckDBPyConnection]:
+        """Break off the questions under way, which raise ReopenedError; the connections they were asked on."""
         with self._lock:
             cursors = list(self._cursors)
         for cursor in cursors:
             with suppress(duckdb.Error):
                 cursor.interrupt()
+        return cursors
+
+    def close(self, checkpoint: bool = True) -> None:
+        """Write the log into the file and close. Questions under way are interrupted."""
+        for cursor in self.interrupt():
+            with suppress(duckdb.Error):
                 cursor.close()
         if checkpoint:
             with suppress(duckdb.Error):
@@ -413,6 +420,11 @@ class _Work:
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _memory_full(error: duckdb.Error) -> bool:
+    """A COMMIT says it as an error of its own kind."""
+    return isinstance(error, duckdb.OutOfMemoryException) or "failed to pin block" in str(error)
 
 
 def _hint(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Faults of disk and clock: a clear error, or nothing lost."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 
 from schemas.verdict import STRIDE
 from sink.client import History
-from sink.errors import SinkError
+from sink.errors import MemoryFullError, ReopenedError, SinkError
+from sink.history.reading import Reading
+from sink.service import Sink
 from sink.settings import SinkSettings
 from sink.store import Commit, Store, prepare
 from tests.support import batches, golden
@@ -63,3 +66,43 @@ def test_a_clock_set_back_an_hour_loses_nothing(on_disk: Callable[..., Store], m
     sums = "SELECT sum(flows) AS f, sum(packets) AS p, sum(bytes) AS b FROM pairs_1m"
     assert History.on_store(again).sql(sums).to_pylist() == found.to_pylist()
     again.close()
+
+
+async def test_what_stores_comes_before_what_asks(tmp_path: Path) -> None:
+    """A write that finds the memory full breaks off the questions under way, and is done again."""
+    settings = SinkSettings(tmp_path / "z.duckdb", "", tmp_path, memory_limit="50MB")
+    sink = Sink(Store.open(settings), settings)
+    given = Commit(batches=[prepare(batches.batch(batches.traffic(100).rows))], records=[batches.policy_record()])
+    caught: list[Exception] = []
+    asking = threading.Event()
+
+    def ask() -> None:
+        try:
+            with Reading(sink.store.cursor()) as reading:
+                asking.set()
+                reading.rows("SELECT count(*) FROM range(1000000000000)")
+        except SinkError as error:
+            caught.append(error)
+
+    def full_at_first() -> int:
+        if not caught:
+            asking.wait()
+            with sink.store.transaction("roll-up") as connection:
+                connection.execute("SELECT list(range) FROM range(100000000)")
+        return sink.store.append(given)
+
+    def always_full() -> None:
+        with sink.store.transaction("roll-up") as connection:
+            connection.execute("SELECT list(range) FROM range(100000000)")
+
+    question = threading.Thread(target=ask)
+    question.start()
+    try:
+        assert await sink.write(full_at_first) == given.rows
+        question.join()
+        assert [type(error) for error in caught] == [ReopenedError]
+        with pytest.raises(MemoryFullError, match=r"^roll-up: Out of Memory"):
+            await sink.write(always_full)
+        assert sink.store.connection.execute("SELECT count(*) FROM store.verdicts").fetchone() == (given.rows,)
+    finally:
+        await sink.close()
