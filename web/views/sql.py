@@ -44,6 +44,7 @@ class _Prompt:
         self._answer: Answer | None = None
         self._problem: WebError | None = None
         self._drawn: object = None
+        self._shown_as: object = None
         with box("div", "grid sql"):
             with panel("Question", note="DuckDB; it only reads. $since and $until are the time above."):
                 self._editor = Editor("SQL question", self._text, "SQL", self._typed, self._run)
@@ -93,7 +94,7 @@ class _Prompt:
                 self._show(asked)
             return  # news is no reason to ask again
         self._asked = (asked, moment, self._times)
-        self._answer = self._problem = None
+        self._answer = self._problem = self._shown_as = None
         self._result.clear()
         self._detail.clear()
         if not asked:
@@ -145,6 +146,10 @@ class _Prompt:
         assert answer is not None
         self._drawn = self._drawing()
         form = self._drawn[0] if answer.numbers else "table"
+        if self._shown_as == (answer, form):
+            self._redraw(answer, form)  # what was pressed stays where it is: it may be pressed again already
+            return
+        self._shown_as = (answer, form)
         self._result.clear()
         self._detail.clear()
         many = f"the first {len(answer.rows):,} rows; a file has all" if answer.more else _counted(len(answer.rows))
@@ -157,7 +162,8 @@ class _Prompt:
             if form == "table":
                 self._table(answer)
             else:
-                self._chart(answer, form)
+                self._chart_box = box("div")
+                self._redraw(answer, form)
         with heading(whole):
             self._files(asked)
 
@@ -196,13 +202,22 @@ class _Prompt:
             button("Close", self._detail.clear, "quiet")
 
     def _axes(self, answer: Answer) -> None:
-        x, ys = self._chosen_axes(answer)
         names = {WORDS: "All words"} | {str(i): name for i, name in enumerate(answer.columns)}
-        choice("Along", names, x, lambda value: self._page.set(x=value))
+        self._along = choice("Along", names, WORDS, lambda value: self._page.set(x=value))
         with box("div", "toggles", role="group", aria_label="Columns drawn"):
-            for i in answer.numbers:
-                toggle = button(answer.columns[i], self._toggled(answer, i), "chip")
-                put(toggle, aria_pressed="true" if i in ys else "false")
+            self._toggles = {i: button(answer.columns[i], self._toggled(answer, i), "chip") for i in answer.numbers}
+
+    def _redraw(self, answer: Answer, form: str) -> None:
+        """What is drawn of the same answer."""
+        if form == "table":
+            return
+        along, ys = self._chosen_axes(answer)
+        put(self._along, value=along)
+        for i, toggle in self._toggles.items():
+            put(toggle, aria_pressed="true" if i in ys else "false")
+        self._chart_box.clear()
+        with self._chart_box:
+            self._chart(answer, form)
 
     def _toggled(self, answer: Answer, column: int) -> Callable[[], None]:
         def toggle() -> None:
