@@ -73,7 +73,7 @@ class Sink:
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._with_memory, work, *args)
 
     def _with_memory(self, work: Any, *args: Any) -> Any:
-        """What stores comes before what asks: questions that hold the memory it needs are broken off, and asked again."""
+        """What stores comes before what asks: questions that hold memory it needs are broken off, and asked again."""
         for _ in range(_TRIES):
             try:
                 return work(*args)
