@@ -285,7 +285,8 @@ def _give_back() -> None:
     glibc maps what is large by itself, but calls nothing large any more that is smaller than the largest it has freed,
     up to 32 MiB: then the arrays of each thread stay in a heap of its own.
     """
-    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+    with contextlib.suppress(AttributeError):  # another C library has no such call, and no such habit
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 async def run(settings: SinkSettings, ready: asyncio.Event | None = None) -> None:
