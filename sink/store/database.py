@@ -53,6 +53,7 @@ def _config(memory_limit: str, threads: int, temporary: str) -> dict[str, Any]:
         "autoload_known_extensions": False,
         "allow_community_extensions": False,
         "python_enable_replacements": False,
+        "allocator_background_threads": True,  # what a question took is given back, though nobody asks another
     }
 
 

@@ -410,7 +410,8 @@ def test_the_disk_fills_up_and_has_room_again(lab: Lab, wired: tuple[str, socket
         send(wire, 2000, 200)
         up.until_said("no space left on device")
         wait_for(lambda: one.status()["events_waiting"] >= 200, "the events to wait in the ring", PATIENCE)
-        assert one.value("SELECT count(*) FROM verdicts") == 200  # questions are answered all the time
+        # Questions are answered all the time. The rest of a file's last block may have had room for an event more.
+        assert one.value("SELECT count(*) FROM verdicts WHERE sport < 2000") == 200
         (one.state / "filler").unlink()
         up.until_said("nats is back (restart 1)")
         wait_for(lambda: stored(one) == 400, "the events to be stored", PATIENCE)
