@@ -28,7 +28,10 @@ Report = Callable[[str], None]
 
 
 class Part:
-    """One child. `ready` returns once it works and raises what it raises as long as it does not."""
+    """One child. `ready` returns once it works and raises what it raises as long as it does not.
+
+    `changed` is called whenever `pid` is another, or none.
+    """
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class Part:
         command: Sequence[str],
         ready: Callable[[], Awaitable[None]],
         report: Report,
+        changed: Callable[[], None],
         *,
         environment: Mapping[str, str] | None = None,
         worth_telling: Callable[[str], bool] = bool,
@@ -46,6 +50,7 @@ class Part:
         self._command = list(command)
         self._ready = ready
         self._report = report
+        self._changed = changed
         self._environment = environment
         self._worth_telling = worth_telling
         self._said: collections.deque[str] = collections.deque(maxlen=50)
@@ -98,7 +103,14 @@ class Part:
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
             env=None if self._environment is None else dict(self._environment), start_new_session=True,
         )  # fmt: skip
-        self._reader = asyncio.ensure_future(self._read(self.process))
+        self._changed()
+        self._reader = asyncio.ensure_future(self._follow(self.process))
+
+    async def _follow(self, process: asyncio.subprocess.Process) -> None:
+        """To its end."""
+        await self._read(process)
+        await process.wait()
+        self._changed()
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None

@@ -50,6 +50,7 @@ class Up:
         self._watching: asyncio.Task[None] | None = None
         self._lock: Lock | None = None
         self._store = StoreWatch(settings.state)
+        self._since = time.time()
         self._ours = False  # the kernel side is this run's to take away
         self.closed: str | None = None  # the ring whose record the collector closed
         self.settled = False  # the store holds all that was published
@@ -86,9 +87,7 @@ class Up:
         file = self.settings.run_dir / "up.toml"
         nats.write_private(file, self.settings.replaced(nats=self.url).toml())
         # Published first: `down` must find us from here on, even while parts start.
-        self._lock.publish({
-            "nats": self.url, "state": str(self.settings.state), "since": time.time(), "node": self.settings.node,
-        })  # fmt: skip
+        self._publish()
         for name, answers in (("sink", self._sink_answers), ("collector", self._collector_answers)):
             listen = ["--metrics", self.metrics[name]] if self.metrics else []
             self._add(name, ztlens_command(name, "--config", str(file), *listen), answers)
@@ -99,13 +98,28 @@ class Up:
             await self._unless_stopped(part.start(PATIENCE[name]))
         self._ours = True
         await self._start_page(file)
-        self._lock.publish({
-            "nats": self.url, "state": str(self.settings.state), "since": time.time(), "node": self.settings.node,
-            "parts": {name: part.pid for name, part in self.parts.items()},
-        })  # fmt: skip
         self._keepers = [asyncio.ensure_future(part.keep(PATIENCE[name])) for name, part in self.parts.items()]
+        self._publish()
         if "nats" in self.parts:
             self._keepers.append(asyncio.ensure_future(self._store.keep(self.parts["nats"], self._report)))
+
+    def _publish(self) -> None:
+        """What runs; once all is up, the processes of the parts that are alive, too. Raises OSError."""
+        assert self._lock is not None
+        info: dict[str, Any] = {
+            "nats": self.url, "state": str(self.settings.state), "since": self._since, "node": self.settings.node,
+        }  # fmt: skip
+        if self._keepers:
+            info["parts"] = {name: part.pid for name, part in self.parts.items() if part.alive}
+        self._lock.publish(info)
+
+    def _changed(self) -> None:
+        """A part began or ended. No room for the file is no reason to stop either."""
+        if self._keepers:  # before they keep and while they are stopped it says nothing of parts
+            try:
+                self._publish()
+            except OSError as error:
+                self._report(f"up.json names processes of before: {one_line(str(error))}")
 
     async def _start_page(self, file: Path) -> None:
         """A page that cannot be had is told, and stops nothing."""
@@ -152,7 +166,7 @@ class Up:
     def _add(self, name: str, command: list[str], ready: Callable[[], Awaitable[None]]) -> None:
         worth = self._store.worth_telling if name == "nats" else bool
         self.parts[name] = Part(
-            name, command, ready, self._report, environment=clean_environment(), worth_telling=worth
+            name, command, ready, self._report, self._changed, environment=clean_environment(), worth_telling=worth
         )
 
     async def _nats_answers(self) -> None:

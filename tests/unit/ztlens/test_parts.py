@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def child(code: str) -> list[str]:
     return [sys.executable, "-c", textwrap.dedent(code)]
 
 
-def part(code: str, said: list[str], flag: Path | None = None) -> Part:
+def part(code: str, said: list[str], flag: Path | None = None, changed: Callable[[], None] = lambda: None) -> Part:
     def there() -> bool:
         return flag is None or flag.exists()
 
@@ -27,7 +28,7 @@ def part(code: str, said: list[str], flag: Path | None = None) -> Part:
         if not there():
             raise Missing("not yet", "wait")
 
-    return Part("worker", child(code), ready, said.append)
+    return Part("worker", child(code), ready, said.append, changed)
 
 
 SLEEP = "import time; time.sleep(60)"
@@ -115,18 +116,22 @@ async def test_a_part_that_does_not_listen_is_killed(tmp_path: Path) -> None:
 async def test_a_part_that_dies_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "FIRST_WAIT", 0.01)
     said: list[str] = []
-    one = part(SLEEP, said)
+    told: list[int | None] = []
+    one = part(SLEEP, said, changed=lambda: told.append(one.pid))
     await one.start(20)
     keeper = asyncio.ensure_future(one.keep(20))
+    pids = [one.pid]
     for n in (1, 2):
         before = one.pid
         assert before is not None
         os.kill(before, signal.SIGKILL)
         await until(lambda n=n: one.restarts == n, "restarted")
         assert one.alive and one.pid != before
+        pids.append(one.pid)
     keeper.cancel()
     await asyncio.gather(keeper, return_exceptions=True)
     await one.stop(5)
+    assert told == [pids[0], None, pids[1], None, pids[2], None]
     assert said == [
         f"worker ended at once (killed by SIGKILL); restarting worker in {wait} s" if i % 2 == 0
         else f"worker is back (restart {i // 2 + 1})"
@@ -177,7 +182,7 @@ async def test_children_end_with_their_parent(tmp_path: Path) -> None:
     from ztlens.parts import Part
     async def main():
         async def ready(): pass
-        one = Part("w", [sys.executable, "-c", {SLEEP!r}], ready, print)
+        one = Part("w", [sys.executable, "-c", {SLEEP!r}], ready, print, lambda: None)
         await one.start(10)
         pathlib.Path({str(pid_file)!r}).write_text(str(one.pid))
         await asyncio.sleep(60)
