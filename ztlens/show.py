@@ -96,7 +96,7 @@ def rows(answer: "pyarrow.Table") -> Iterator[tuple[Any, ...]]:
 
 
 def records(answer: "pyarrow.Table") -> Iterator[dict[str, Any]]:
-    """Rows as dicts of JSON values; of columns with the same name the last stays."""
+    """Rows as dicts of JSON values."""
     for values in rows(answer):
         yield dict(zip(answer.column_names, values, strict=True))
 

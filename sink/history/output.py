@@ -40,7 +40,7 @@ def _coarse(kind: pa.DataType) -> pa.DataType:
 
 
 def records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """A dict a row; of columns of one name the last remains, as in any JSON object."""
+    """A dict a row."""
     given = plain(batch)
     columns = [column.to_pylist(maps_as_pydicts="strict") for column in given.columns]
     names = given.schema.names

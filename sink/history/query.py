@@ -107,7 +107,8 @@ def run(cursor: duckdb.DuckDBPyConnection, statement: duckdb.Statement | str, pa
 class Answer:
     """The rows of a question, in batches, as they come. Close it, or use it as a context.
 
-    A UHUGEINT (an address as a number) is given as its digits: Arrow has no such number.
+    A UHUGEINT (an address as a number) is given as its digits: Arrow has no such number. `schema` is of the batches;
+    its names are all different, as DuckDB itself would name the columns of a table made of the question.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Answer:
             found = run(cursor, statement, parameters)
             self._numbers = [i for i, column in enumerate(found.description) if str(column[1]) == "UHUGEINT"]
             self._reader: pa.RecordBatchReader = found.to_arrow_reader(BATCH_ROWS)
+            self.schema = self._named(self._reader.schema)
             self._first = self._next()
         except duckdb.Error as error:
             self.close()
@@ -152,13 +154,11 @@ class Answer:
             self.close()
             raise
 
-    @property
-    def schema(self) -> pa.Schema:
-        """Of the batches."""
-        schema = self._reader.schema
+    def _named(self, schema: pa.Schema) -> pa.Schema:
         for i in self._numbers:
             schema = schema.set(i, schema.field(i).with_type(pa.string()))
-        return schema
+        named = [field.with_name(name) for field, name in zip(schema, _unique(schema.names), strict=True)]
+        return pa.schema(named, schema.metadata)
 
     def _next(self) -> pa.RecordBatch | None:
         with self._working:
@@ -175,8 +175,6 @@ class Answer:
             raise QueryError(
                 f"the answer has more than {self._most} rows (the sink's answer_rows)", "add a LIMIT, or sum up"
             )
-        if not self._numbers:
-            return batch
         columns = batch.columns
         for i in self._numbers:
             columns[i] = _digits(columns[i])
@@ -231,6 +229,21 @@ class Answer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _unique(names: list[str]) -> list[str]:
+    """`a`, `a_1`, `a_2` for what is `a` three times, upper or lower case: DuckDB's own way, so that an answer kept as
+    Parquet has the names that `CREATE TABLE … AS` gives."""
+    count: dict[str, int] = {}
+    out = []
+    for name in names:
+        unique = name
+        while unique.lower() in count:
+            unique = f"{name}_{count[name.lower()]}"
+            count[name.lower()] += 1
+        count[unique.lower()] = 1
+        out.append(unique)
+    return out
 
 
 def _digits(column: pa.Array) -> pa.Array:

@@ -102,6 +102,13 @@ def test_sql_in_every_format(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("sql", "--file", str(file), "-o", "json")) == found
 
 
+def test_sql_of_equal_names(run: Run) -> None:
+    query = "SELECT a.n, b.n FROM (SELECT 1 AS n) AS a, (SELECT 2 AS n) AS b"
+    assert json.loads(run("sql", query, "-o", "json")) == [{"n": 1, "n_1": 2}]
+    assert run("sql", query, "-o", "csv") == "n,n_1\n1,2\n"
+    assert [line.split() for line in run("sql", query).splitlines()] == [["n", "n_1"], ["1", "2"]]
+
+
 @pytest.mark.parametrize("output", ["arrow", "parquet"])
 def test_sql_for_programs(database: Path, output: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["sql", "SELECT time, src, dport FROM verdicts ORDER BY position", "-o", output]) == 0

@@ -136,6 +136,25 @@ def test_numbers_of_128_bits(store: Store) -> None:
     assert float(found["big"]) == 1e37
 
 
+@pytest.mark.parametrize(
+    ("names", "unique"),
+    [
+        (["a", "a"], ["a", "a_1"]),
+        (["a", "A", "a_1", "a"], ["a", "A_1", "a_1_1", "a_2"]),
+        (["a_1", "a", "a", "a", "b"], ["a_1", "a", "a_2", "a_3", "b"]),
+    ],
+)
+def test_columns_of_one_name_are_told_apart(store: Store, names: list[str], unique: list[str]) -> None:
+    """In every format as in a table that DuckDB makes of the question, and with the values at their places."""
+    sql = "SELECT " + ", ".join(f'{i} AS "{name}"' for i, name in enumerate(names))
+    row = dict(zip(unique, range(len(names)), strict=True))
+    assert [column[0] for column in store.cursor().execute(f"FROM ({sql})").description] == unique
+    assert json.loads(output(store, sql, "json")) == [row]
+    head, values = output(store, sql, "csv").decode().replace('"', "").splitlines()
+    assert dict(zip(head.split(","), map(int, values.split(",")), strict=True)) == row
+    assert pa.ipc.open_stream(output(store, sql, "arrow")).read_all().to_pylist() == [row]
+
+
 def output(store: Store, sql: str, form: str) -> bytes:
     with Answer(store.cursor(), sql) as answer:
         return b"".join(encoded(answer, form))
