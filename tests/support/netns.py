@@ -18,6 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
+from tests.support.until import pause
 from ztlens.demo import netns
 from ztlens.demo.netns import call_in, ip, write_sysctls
 
@@ -29,10 +30,13 @@ _serial = itertools.count()
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = 20) -> T:
     """The first truthy value of `condition()`; AssertionError naming `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
+    begin = time.monotonic()
+    deadline = begin + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
+        now = time.monotonic()
+        assert now < deadline, f"not within {seconds} s: {what}"
+        time.sleep(pause(now - begin))
+        begin = time.monotonic()
     return value
 
 

@@ -19,6 +19,7 @@ from sink.client import History
 from sink.errors import SinkError
 from sink.settings import SinkSettings
 from sink.store import Commit, Store
+from tests.support.until import pause
 
 
 def settings(directory: Path, url: str, **fields: Any) -> SinkSettings:
@@ -48,14 +49,14 @@ def wait_for(true: Callable[[], Any], what: str, deadline: float = 60.0) -> Any:
     """Ask again and again; what `true` gave once it was true. A SinkError counts as not yet."""
     end = time.monotonic() + deadline
     last: object = None
-    while time.monotonic() < end:
+    while (begin := time.monotonic()) < end:
         try:
             last = true()
             if last:
                 return last
         except SinkError as error:
             last = error
-        time.sleep(0.02)
+        time.sleep(pause(time.monotonic() - begin))
     raise AssertionError(f"not within {deadline:g} s: {what}; last: {last}")
 
 
