@@ -43,6 +43,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "z.duckdb"
 
 
+@pytest.fixture(scope="module")
+def before(made: Path) -> list[pa.Table]:
+    """What it answers."""
+    return answers(made)
+
+
 @pytest.fixture
 def database(made: Path, tmp_path: Path) -> Path:
     (tmp_path / "z.duckdb").write_bytes(made.read_bytes())
@@ -62,8 +68,7 @@ def names(path: Path) -> set[str]:
     return {each.name for each in path.parent.iterdir()}
 
 
-def test_the_same_rows(database: Path) -> None:
-    before = answers(database)
+def test_the_same_rows(database: Path, before: list[pa.Table]) -> None:
     said: list[str] = []
     done = compact(database, said=said.append)
     assert same(answers(database), before)
@@ -111,10 +116,9 @@ def test_worthwhile(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not compaction.worthwhile(database)
 
 
-def test_refusals(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals(database: Path, before: list[pa.Table], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SinkError, match="there is no database"):
         compact(tmp_path / "none.duckdb")
-    before = answers(database)
     holding = f"import duckdb; c = duckdb.connect({str(database)!r}); print('open', flush=True); input()"
     child = subprocess.Popen(
         [sys.executable, "-c", holding],
@@ -178,8 +182,7 @@ STAGES = {
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed(database: Path, stage: str) -> None:
-    before = answers(database)
+def test_killed(database: Path, before: list[pa.Table], stage: str) -> None:
     child = subprocess.run(
         [sys.executable, "-c", KILLED.format(patch=STAGES[stage]), str(database)], cwd=Path(__file__).parents[3],
         check=False, timeout=120,
@@ -192,8 +195,7 @@ def test_killed(database: Path, stage: str) -> None:
 
 
 @pytest.mark.parametrize("opens", [True, False])
-def test_the_old_stays_until_the_new_opens(database: Path, opens: bool) -> None:
-    before = answers(database)
+def test_the_old_stays_until_the_new_opens(database: Path, before: list[pa.Table], opens: bool) -> None:
     database.with_name("z.duckdb.before").write_bytes(database.read_bytes())
     if not opens:
         database.write_bytes(b"x" * 10_000)

@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,35 +14,54 @@ from sink.api import encoded
 from sink.client import History
 from sink.errors import BusyError, QueryError, SinkError
 from sink.history.query import Answer
+from sink.settings import SinkSettings
 from sink.store import Commit, Store, database, prepare
 from tests.support import batches, escapes
 
 N = 300
 
 
-@pytest.fixture
-def store(on_disk: Callable[..., Store]) -> Any:
-    out = on_disk()
-    out.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows))], records=[batches.policy_record()]))
-    yield out
-    out.close()
+@contextmanager
+def opened(directory: Path) -> Iterator[Store]:
+    """A store with N verdicts."""
+    store = Store.open(SinkSettings(database=directory / "z.duckdb", nats_url="", run_dir=directory / "run"))
+    store.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows))], records=[batches.policy_record()]))
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """For all that only ask."""
+    with opened(tmp_path_factory.mktemp("asked")) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Path]]:
+    """One whose questions look for a way out, and its directory; after each of them it takes verdicts of a new ring."""
+    directory = tmp_path_factory.mktemp("attacked")
+    pq.write_table(pa.table({"password": ["hunter2"]}), directory / "other.parquet")
+    with opened(directory) as store:
+        yield store, directory
 
 
 @pytest.mark.parametrize("sql", [*escapes.refused(), *escapes.CLUMSY.values()])
-def test_no_way_out(store: Store, tmp_path: Path, sql: str) -> None:
-    secret_of_python = pa.table({"password": ["hunter2"]})
-    pq.write_table(secret_of_python, tmp_path / "other.parquet")
-    before = sorted(path.name for path in tmp_path.iterdir())
-    places = {"dir": tmp_path, "file": tmp_path / "z.duckdb", "other": tmp_path / "other.parquet"}
+def test_no_way_out(attacked: tuple[Store, Path], sql: str) -> None:
+    store, directory = attacked
+    secret_of_python = pa.table({"password": ["hunter2"]})  # noqa: F841 (a question may know it by its name)
+    rings = len(store.state.rings)
+    before = sorted(path.name for path in directory.iterdir())
+    places = {"dir": directory, "file": directory / "z.duckdb", "other": directory / "other.parquet"}
     with pytest.raises(SinkError) as caught, Answer(store.cursor(), sql.format(**places)) as answer:
         list(answer.batches())
     assert caught.value.exit_status in (2, 3)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
     assert "hunter2" not in str(caught.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-    assert History.on_store(store).sql("SELECT count(*) FROM verdicts").to_pylist() == [{"count_star()": N}]
-    assert store.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows, ring="r2"))])) == N
+    assert sorted(path.name for path in directory.iterdir()) == before
+    assert History.on_store(store).sql("SELECT count(*) FROM verdicts").to_pylist() == [{"count_star()": rings * N}]
+    assert store.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows, ring=f"r{rings + 1}"))])) == N
 
 
 @pytest.mark.parametrize("sql", escapes.HARMLESS.values(), ids=escapes.HARMLESS)

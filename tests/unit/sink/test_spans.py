@@ -1,5 +1,6 @@
 """A span's relation equals sums over its events, whatever of them is rolled up, folded or deleted."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -94,7 +95,21 @@ def test_pieces_cover_every_moment_once(first: int, length: int, minutes_from: i
     assert at == first + length
 
 
-@pytest.mark.parametrize("state", ["nothing", "some", "rolled", "folded"])
+@pytest.fixture(scope="module", params=["nothing", "some", "rolled", "folded"])
+def summed(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """A store of ROWS of which so much is rolled up; only to be asked."""
+    store = memory_store()
+    append(store, ROWS)
+    if request.param == "some":
+        rollup.step(store, 700)
+    elif request.param != "nothing":
+        roll_up(store)
+    if request.param == "folded":
+        fold(store, NOW)
+    yield store
+    store.close()
+
+
 @pytest.mark.parametrize(
     ("since", "until"),
     [
@@ -112,16 +127,9 @@ def test_pieces_cover_every_moment_once(first: int, length: int, minutes_from: i
         (AMIDST, AMIDST + 1),
     ],
 )
-def test_a_span_is_the_sum_of_its_events(memory: Store, state: str, since: int | None, until: int | None) -> None:
-    append(memory, ROWS)
-    if state == "some":
-        rollup.step(memory, 700)
-    elif state != "nothing":
-        roll_up(memory)
-    if state == "folded":
-        fold(memory, NOW)
-    assert within(memory, since, until) == expected(since or 0, float("inf") if until is None else until)
-    assert within(memory, since, until, "NOT detail") == {}
+def test_a_span_is_the_sum_of_its_events(summed: Store, since: int | None, until: int | None) -> None:
+    assert within(summed, since, until) == expected(since or 0, float("inf") if until is None else until)
+    assert within(summed, since, until, "NOT detail") == {}
 
 
 @settings(max_examples=25, deadline=None)
