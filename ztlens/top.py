@@ -1,6 +1,8 @@
 """What happens now, for `ztlens top`: one document a look, drawn for people."""
 
+import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from ztlens import lookup, show
 from ztlens.config import Settings
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from sink.client import History
 
@@ -26,6 +28,10 @@ BY = {
     "source": ("src", "src_identity"),
 }
 """`--by` → the columns a row is for; behind them comes the decision."""
+NAMES = {"src_identity", "dst_identity", "src", "rule", "reason"}
+"""Columns of text of any length."""
+AROUND = 5
+"""Lines around the rows and below what is said on top: one empty, names, a rule, one empty, how to end it."""
 RATES = ("verdicts", "flows", "dropped")
 Row = dict[str, Any]
 Document = dict[str, Any]
@@ -108,26 +114,34 @@ def plain(found: Document) -> None:
     show.table(*cells(found))
 
 
-def drawn(found: Document, trouble: str = "") -> "RenderableType":
-    """One look, for a terminal: red was dropped, yellow denied, green allowed; the words say it, too."""
+def drawn(found: Document, console: "Console", trouble: str = "") -> "RenderableType":
+    """One look, for a terminal: red was dropped, yellow denied, green allowed; the words say it, too.
+
+    As many rows as there is room for. Where it is narrow, names are cut before numbers are.
+    """
     from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    columns, rows = cells(found)
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-    for name in columns:
-        table.add_column(name, justify="right" if name.endswith("/s") else "left", no_wrap=True)
-    for row, cell in zip(found["top"], rows, strict=True):
-        denied = row["decision"] == "deny"
-        style = ("red" if row["dropped"] else "yellow") if denied else "green"
-        table.add_row(*(Text(_printable(value), style if value == row["decision"] else "") for value in cell))
     lines = [Text(_printable(line)) for line in headlines(found)]
     if trouble:
         lines.append(Text(_printable(trouble), "red"))
-    if not rows:
+    if not found["top"]:
         lines.append(Text(f"\nno verdict within {SECONDS} s", "dim"))
+    room = max(1, console.height - len(console.render_lines(Group(*lines), pad=False)) - AROUND)
+    columns, rows = cells(found)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=0)
+    for name in columns:
+        # What may wrap is what rich makes narrower first; the cells themselves are of one line.
+        table.add_column(name, justify="right" if name.endswith("/s") else "left", no_wrap=name not in NAMES)
+    for row, cell in list(zip(found["top"], rows, strict=True))[:room]:
+        denied = row["decision"] == "deny"
+        style = ("red" if row["dropped"] else "yellow") if denied else "green"
+        table.add_row(*(
+            Text(_printable(value), style if value == row["decision"] else "", no_wrap=True, overflow="ellipsis")
+            for value in cell
+        ))  # fmt: skip
     return Group(*lines, table, Text(f"by {found['by']}, over {SECONDS} s; q ends", "dim"))
 
 
@@ -137,34 +151,38 @@ def _printable(value: object) -> str:
 
 
 @contextmanager
-def keys() -> Iterator[Callable[[float], str]]:
-    """A function that waits so many seconds for a key: the key, or "" ."""
-    if not sys.stdin.isatty():
-
-        def none(seconds: float) -> str:
-            time.sleep(seconds)
-            return ""
-
-        yield none
-        return
+def keys() -> Iterator[Callable[[float], bytes]]:
+    """A function that waits so many seconds for a key or another size of the terminal: the key, or nothing."""
     import termios
     import tty
 
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
+    descriptor = sys.stdin.fileno() if sys.stdin.isatty() else None
+    woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.signal(signal.SIGWINCH, lambda *_: None)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    state = None if descriptor is None else termios.tcgetattr(descriptor)
 
-    def pressed(seconds: float) -> str:
-        return sys.stdin.read(1) if select.select([descriptor], [], [], seconds)[0] else ""
+    def pressed(seconds: float) -> bytes:
+        ready = select.select([woken] if descriptor is None else [woken, descriptor], [], [], seconds)[0]
+        if woken in ready:
+            os.read(woken, 4096)  # many sizes while a window is dragged: one drawing
+        return os.read(descriptor, 1) if descriptor is not None and descriptor in ready else b""
 
     try:
-        tty.setcbreak(descriptor)
+        if descriptor is not None:
+            tty.setcbreak(descriptor)
         yield pressed
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        if descriptor is not None and state is not None:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, state)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGWINCH, before)
+        os.close(woken)
+        os.close(wakes)
 
 
 def screen(take: Callable[[int], Document], most: int | None) -> None:
-    """Look and draw each second until q or Ctrl-C; `take` is told how many rows there is room for."""
+    """Look each second, and draw that at any size, until q, Ctrl-C or SIGTERM; `take` is told how many rows at most."""
     from rich.console import Console
     from rich.live import Live
 
@@ -172,15 +190,18 @@ def screen(take: Callable[[int], Document], most: int | None) -> None:
 
     console = Console(no_color=not show.coloured(), highlight=False)
     found: Document | None = None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the terminal is given back whoever ends it
     with keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            room = max(1, console.height - 8)
+            trouble = ""
             try:
-                found = take(room if most is None else min(most, room))
-                live.update(drawn(found), refresh=True)
+                found = take(console.height if most is None else min(most, console.height))
             except SinkError as error:
                 if found is None:
                     raise
-                live.update(drawn(found, f"{error}; as it was at {found['time']}"), refresh=True)
-            if pressed(REFRESH) in ("q", "Q"):
-                return
+                trouble = f"{error}; as it was at {found['time']}"
+            until = time.monotonic() + REFRESH
+            while (left := until - time.monotonic()) > 0:
+                live.update(drawn(found, console, trouble), refresh=True)
+                if pressed(left) in (b"q", b"Q"):
+                    return

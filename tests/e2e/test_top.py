@@ -1,5 +1,6 @@
 """`ztlens top` and `observe` on a terminal and in a pipe, over real traffic."""
 
+import codecs
 import contextlib
 import fcntl
 import json
@@ -37,15 +38,17 @@ class Terminal:
     """A command on a pseudo-terminal of 120 × 30."""
 
     def __init__(self, one: Installation, *arguments: str, **environment: str) -> None:
-        master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+        self._master, slave = pty.openpty()
+        self.resize(30, 120)
+        self._settings = termios.tcgetattr(self._master)
         self._process = subprocess.Popen(
             ztlens_command(*arguments), stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (Ctrl-C comes from the terminal)
             env=one.environment() | {"TERM": "xterm-256color"} | environment,
         )  # fmt: skip
         os.close(slave)
-        self._master, self.raw = master, ""
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode  # a character may come in two pieces
+        self.raw = ""
 
     @property
     def text(self) -> str:
@@ -59,7 +62,7 @@ class Terminal:
                 data = os.read(self._master, 65536)
                 if not data:
                     return
-                self.raw += data.decode(errors="replace")
+                self.raw += self._decode(data)
 
     def until(self, *texts: str) -> None:
         def there() -> bool:
@@ -72,11 +75,30 @@ class Terminal:
             self._process.kill()
             raise AssertionError(self.text[-4000:]) from error
 
+    def resize(self, lines: int, columns: int) -> None:
+        """As a window does that is dragged: the kernel sends SIGWINCH."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def drawings(self) -> list[list[str]]:
+        """The lines of each whole screen it has drawn."""
+        self.read()
+        drawings = (ESCAPE.sub("", drawing) for drawing in self.raw.split("\x1b[H")[1:])
+        return [drawing.split("\r\n") for drawing in drawings if drawing]
+
     def press(self, key: bytes) -> int:
         """Press a key that ends it; the exit status."""
         os.write(self._master, key)
+        return self.ended(f"its end after {key!r}")
+
+    def terminate(self) -> int:
+        self._process.terminate()
+        return self.ended("its end after SIGTERM")
+
+    def ended(self, what: str) -> int:
+        """The exit status; it gave the terminal back as it was."""
         try:
-            wait_for(lambda: (self.read(), self._process.poll())[1] is not None, f"its end after {key!r}", PATIENCE)
+            wait_for(lambda: (self.read(), self._process.poll())[1] is not None, what, PATIENCE)
+            assert termios.tcgetattr(self._master) == self._settings
         finally:
             self._process.kill()
             os.close(self._master)
@@ -115,6 +137,7 @@ def busy(tmp_path: Path) -> Iterator[Installation]:
 def test_top_and_observe(busy: Installation) -> None:
     wait_for(lambda: busy.value("SELECT count(*) FROM verdicts") > 20, "verdicts", PATIENCE)
     on_a_terminal(busy)
+    at_other_sizes(busy)
     over_a_restart(busy)
     in_a_pipe(busy)
     followed(busy)
@@ -132,6 +155,37 @@ def on_a_terminal(one: Installation) -> None:
     top.until("web", "allow")
     assert top.press(b"q") == 0
     assert not re.search(r"\x1b\[[0-9;]*3[0-7][;m]", top.raw)
+
+
+def at_other_sizes(one: Installation) -> None:
+    """Every drawing is as high and wide as the terminal was, the newest as it is; names are cut before numbers."""
+    top = Terminal(one, "top")
+    top.until("web", "53", "q ends")
+    sizes = [(30, 120), (12, 70), (5, 20), (1, 1), (40, 160)]
+    for lines, columns in sizes[1:]:
+        before = len(top.drawings())
+        top.resize(lines, columns)
+
+        def drawn(before: int = before, size: tuple[int, int] = (lines, columns)) -> list[str]:
+            return next((found for found in top.drawings()[before:] if shape(found) == size), [])
+
+        found = [line.strip() for line in wait_for(drawn, f"a drawing of {lines} lines of {columns}", PATIENCE)]
+        if columns >= 70:
+            assert "by pair, over 10 s; q ends" in found
+            head, _, first = (line.split() for line in found[found.index("") + 1 :][:3])
+            assert head[2:4] == ["proto", "dport"] and head[5:] == ["decision", "verdicts/s", "flows/s", "dropped/s"]
+            assert head[0] == ("src_identity" if columns > 70 else "src_…")
+            assert first[:6] == ["far", "near", "udp", "8080", "web", "allow"]
+            assert all(re.fullmatch(r"[0-9]+[.][0-9]", number) for number in first[6:]) and len(first) == 9
+    assert {shape(found) for found in top.drawings()[:-1]} <= {*sizes}
+    assert top.terminate() == 0
+    assert "Traceback" not in top.text and top.raw.endswith("\x1b[?25h\x1b[?1049l")
+
+
+def shape(drawing: list[str]) -> tuple[int, int]:
+    """Lines and columns; no columns where they differ."""
+    columns = {len(line) for line in drawing}
+    return len(drawing), columns.pop() if len(columns) == 1 else 0
 
 
 def over_a_restart(one: Installation) -> None:
