@@ -16,6 +16,7 @@ from sink.settings import SinkSettings
 from sink.store import Commit, Store, memory_store, prepare, rollup
 from tests.support import batches, served
 
+pytestmark = pytest.mark.once
 EXAMPLES = 12
 """Of each path and each way to make them."""
 CHECKS = [

@@ -181,6 +181,7 @@ STAGES = {
 }  # fmt: skip
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed(database: Path, before: list[pa.Table], stage: str) -> None:
     child = subprocess.run(

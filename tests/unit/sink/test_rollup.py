@@ -212,6 +212,7 @@ def test_minutes_go_when_they_are_folded_and_hours_stay(memory: Store) -> None:
     assert stored(memory, "store.pairs_1h") == {}
 
 
+@pytest.mark.once
 @settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_any_order_of_arrival_and_any_steps_give_the_same(data: st.DataObject) -> None:

@@ -132,6 +132,7 @@ def test_a_span_is_the_sum_of_its_events(summed: Store, since: int | None, until
     assert within(summed, since, until, "NOT detail") == {}
 
 
+@pytest.mark.once
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_whatever_came_and_was_rolled_up_counts_once(data: st.DataObject) -> None:
@@ -278,6 +279,7 @@ def test_it_reads_the_snapshot_of_its_transaction(on_disk: Any) -> None:
     store.close()
 
 
+@pytest.mark.once
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, LAST - FIRST), st.integers(0, LAST - FIRST), st.integers(0, len(ROWS)), st.booleans())
 def test_any_span_at_any_state(begin: int, length: int, rolled: int, folded: bool) -> None:
