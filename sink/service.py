@@ -130,13 +130,14 @@ class Sink:
                 return
 
     async def keep_house(self) -> None:
-        """Gaps each second, merging when it is worth it, roll-ups and retention each at its interval."""
+        """Gaps each second, merging when it is worth it, roll-ups (much that waits: at once) and retention each at its
+        interval."""
         next_rollup = next_retention = 0.0
         while True:
             try:
                 await self._declare_gaps()
                 await self.write(retention.merge, self.store)
-                if time.monotonic() >= min(next_rollup, next_retention):
+                if time.monotonic() >= min(next_rollup, next_retention) or rollup.due(self.store):
                     await self._roll_up()
                     next_rollup = time.monotonic() + self.settings.rollup_interval
                 if time.monotonic() >= next_retention and await self._retain():

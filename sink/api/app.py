@@ -20,6 +20,7 @@ from starlette.routing import Route
 from policy.errors import PolicyError
 from schemas import http
 from sink.api import asking, openapi
+from sink.api.ahead import Ahead
 from sink.api.endpoints import ENDPOINTS, PREFIX, Endpoint, Question
 from sink.api.live import Live
 from sink.api.readers import Readers, again
@@ -30,8 +31,10 @@ from sink.errors import AbsentError, BusyError, QueryError, SinkError
 from sink.history import asked as times
 from sink.history import audit, overview, policies, records, suggest
 from sink.history.apart import apart
+from sink.history.flows import flows
 from sink.history.ledger import ledger
 from sink.history.query import Answer
+from sink.history.reading import Reading
 from sink.settings import SinkSettings
 from sink.store import Store
 
@@ -55,6 +58,7 @@ class Api:
         self._told = status
         self._readers = Readers(store, settings)
         self._shared = Shared(store, self._readers)
+        self._ahead = Ahead(_encoder)
         self._never: OrderedDict[str, dict[str, str]] = OrderedDict()
         self.live = Live(store)
         self._counters = {"questions": 0, "answered": 0, "refused": 0, "broken": 0}
@@ -103,6 +107,13 @@ class Api:
             given = [_number(request.path_params["revision"]), asked]
         made: bytes = await self._shared.read(request, lambda reading: _encoder.encode(work(reading, *given)), asked)
         return Response(made, media_type="application/json")
+
+    async def _flows(self, request: Request, endpoint: Endpoint, asked: http.FlowsAsked) -> Response:
+        def read(reading: Reading) -> bytes:
+            return self._ahead.keep(asked, flows(reading, asked))
+
+        found = self._ahead.get(asked) or await self._shared.read(request, read, asked)
+        return Response(found, media_type="application/json")
 
     # -- verdicts --------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 
 from schemas import http
-from sink.history import audit, graph, histogram, policies, schema, suggest
-from sink.history import flows as flow_pages
+from sink.history import audit, flows, graph, histogram, policies, schema, suggest
 
 PREFIX = "/api/v1"
 
@@ -49,9 +48,9 @@ ENDPOINTS = (
     Endpoint("GET", "verdicts/live", "live", "Verdicts as they are stored, as server-sent events",
              str, http.LiveAsked, media=("text/event-stream",)),
     Endpoint("GET", "flows", "flows", "Flows, filtered and sorted over all history",
-             http.Flows, http.FlowsAsked, work=flow_pages.flows),
+             http.Flows, http.FlowsAsked),
     Endpoint("GET", "flows/{id}", "flow", "One flow: its samples, the rule that decided, the revision's text",
-             http.FlowDetail, work=flow_pages.flow),
+             http.FlowDetail, work=flows.flow),
     Endpoint("GET", "histogram", "histogram", "What was allowed and denied, by time",
              http.Histogram, http.HistogramAsked, work=histogram.histogram),
     Endpoint("GET", "map", "map", "Who speaks to whom, as a graph",

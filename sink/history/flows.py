@@ -20,6 +20,8 @@ from sink.history.reading import Reading
 from sink.history.records import FLOW, VERDICT, dicts, flow_id
 from sink.history.views import verdicts_of
 
+TOGETHER = 1000
+"""Flows read at once where they lie scattered over all history (sink.api.ahead)."""
 SAMPLES = 1000
 """Events shown of a flow, its newest."""
 _SORTS: dict[str, tuple[str, ...]] = {
@@ -37,8 +39,8 @@ class Key(NamedTuple):
     position: int
 
 
-def flows(reading: Reading, asked: http.FlowsAsked) -> dict[str, Any]:
-    """A page. Raises InputError, SinkError."""
+def flows(reading: Reading, asked: http.FlowsAsked) -> list[dict[str, Any]]:
+    """A page, and those after it that were had for little more. Raises InputError, SinkError."""
     after = asking.place(asked, Key)
     bounds = after[0] if after else asking.span(asked)
     by = _SORTS.get(asked.sort, (asked.sort,))
@@ -52,19 +54,24 @@ def flows(reading: Reading, asked: http.FlowsAsked) -> dict[str, Any]:
         at = [_literal(value, what) for value, what in zip(after[1].by, by, strict=True)]
         beyond = f"({place}) {than} ({', '.join([*at, str(after[1].ring), str(after[1].position)])})"
         beyond += f" AND {keys[0]} {than}= {at[0]}"  # what row groups know of themselves
+    most = asked.limit * (max(1, TOGETHER // asked.limit) if by != ("time",) else 1)
     words = asking.words(asked)
     last = verdicts_of("last", _STORED, f"{words} {columns}")
     found = reading.rows(
         f"""WITH last AS ({_last(reading, bounds)})
         SELECT {shown_as} FROM (SELECT *, {columns} FROM ({last}) WHERE {words}) WHERE {beyond}
-        ORDER BY {", ".join(f"{key} {order}" for key in place.split(", "))} LIMIT {asked.limit + 1}"""
+        ORDER BY {", ".join(f"{key} {order}" for key in place.split(", "))} LIMIT {most + 1}"""
     )
-    shown = found[: asked.limit]
-    following = None
-    if len(found) > asked.limit:
-        *at, ring, position = shown[-1]
-        following = asking.cursor(asked, bounds, [list(at), ring, position])
-    return {"flows": _told(reading, [(row[-2], row[-1]) for row in shown]), "next": following}
+    told = _told(reading, [(row[-2], row[-1]) for row in found[:most]])
+    pages = []
+    for begin in range(0, max(1, len(told)), asked.limit):
+        end = begin + asked.limit
+        following = None
+        if len(found) > end:
+            *at, ring, position = found[end - 1]
+            following = asking.cursor(asked, bounds, [list(at), ring, position])
+        pages.append({"flows": told[begin:end], "next": following})
+    return pages
 
 
 def _literal(value: int | str, what: str) -> str:

@@ -24,6 +24,8 @@ from sink.store.store import Store
 
 STEP_EVENTS = 250_000
 """Events a step takes at most."""
+DUE_EVENTS = 100_000
+"""Events that need not wait for more: questions work out anew what is not rolled up, each of them."""
 FOLD_ROWS = 500_000
 """Rows of minutes folded at a time."""
 SETTLED = 300_000_000_000
@@ -69,6 +71,14 @@ def waiting(ring: Ring) -> list[tuple[int, int]]:
     complete = next((past for first, past in both if first == 0), 0)
     left = ring.rolled.missing(0, complete)
     return [part for a, b in left for part in RangeSet(ring.held.missing(a, b)).missing(a, b)]
+
+
+def due(store: Store) -> bool:
+    """Whether so many events wait that they are worth a step."""
+    return any(
+        sum(past - first for first, past in waiting(ring)) >= DUE_EVENTS * ring.stride
+        for ring in store.state.rings.values()
+    )
 
 
 def rolled_below(ring: Ring) -> int:

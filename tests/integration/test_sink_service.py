@@ -22,6 +22,7 @@ from schemas.messages import LossRecord, PolicyRecord
 from schemas.verdict import STRIDE
 from sink.client import History
 from sink.errors import SinkError
+from sink.store import rollup
 from tests.support import batches
 from tests.support.nats import NatsServer
 from tests.support.sinks import SinkProcess, settings
@@ -153,6 +154,21 @@ async def test_sigterm_stores_what_was_read_and_leaves_no_socket(bus: Bus, sink:
     assert not list(directory.glob("*.tmp"))
     with History.find(sink.settings.run_dir, sink.settings.database) as history:
         assert history.status()["database"]["rows"] == 3000
+
+
+async def test_much_that_waits_is_rolled_up_at_once(bus: Bus, nats_server: NatsServer, tmp_path: Path) -> None:
+    """A question works out anew what is not rolled up. The first roll-up comes with the start, the next in an hour."""
+    given = batches.traffic(2 * rollup.DUE_EVENTS).rows
+    n = len(given)
+    with SinkProcess(settings(tmp_path, nats_server.url, rollup_interval=3600.0)) as sink:
+        await bus.send([batches.packed(given[a : a + 4000], a * STRIDE) for a in range(0, n, 4000)])
+        await stored(sink, n)
+
+        async def few_wait() -> bool:
+            ((rolled,),) = await rows(sink, "SELECT coalesce(sum(past - first), 0)::BIGINT FROM store.rolled")
+            return n * STRIDE - rolled < rollup.DUE_EVENTS * STRIDE
+
+        await until(few_wait, "the roll-up", 60)
 
 
 KILLS = int(os.environ.get("ZTLENS_TEST_KILLS", "10"))
