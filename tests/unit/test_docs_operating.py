@@ -1,6 +1,7 @@
 """docs/operating.md quotes messages that the program can really print, and sizes that are the kernel side's."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 
@@ -44,7 +45,6 @@ def messages() -> Iterator[str]:
                     yield found
 
 
-MESSAGES = [(re.compile(found, re.DOTALL), re.sub(r"\\(.)", r"\1", found)) for found in set(messages())]
 QUOTED = [
     cell.removeprefix("error: ")
     for line in TROUBLE.splitlines() if line.startswith("| ") and not line.startswith("| message")
@@ -52,9 +52,15 @@ QUOTED = [
 ]  # fmt: skip
 
 
+@functools.cache
+def known() -> list[tuple[re.Pattern[str], str]]:
+    """Each of them as a pattern and as plain text."""
+    return [(re.compile(found, re.DOTALL), re.sub(r"\\(.)", r"\1", found)) for found in set(messages())]
+
+
 def printable(part: str) -> bool:
     """Whether some message of the program is `part`, or holds it where it has no variable."""
-    return any(pattern.fullmatch(part) or part in plain for pattern, plain in MESSAGES)
+    return any(pattern.fullmatch(part) or part in plain for pattern, plain in known())
 
 
 def named(part: str) -> bool:

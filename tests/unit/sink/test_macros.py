@@ -2,12 +2,21 @@
 
 import ipaddress
 import random
+from collections.abc import Iterator
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from sink.store import Store
+from sink.store import Store, memory_store
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[Store]:
+    """One for all that ask."""
+    store = memory_store()
+    yield store
+    store.close()
 
 
 def addresses(count: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Moments that history cannot hold are refused in one line by whatever is asked with them, and nothing is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from sink.history import audit, suggest
 from sink.history.export import export
 from sink.history.pairs import FOR_EVER
 from sink.history.recent import Place
-from sink.store import Commit, Store, prepare
+from sink.store import Commit, memory_store, prepare
 from tests.support import batches
 from tests.support.rollups import roll_up
 from ztlens.replay.windows import Reader
@@ -33,11 +33,13 @@ QUESTIONS: dict[str, Callable[[History, int, Path], Any]] = {
 }
 
 
-@pytest.fixture
-def history(memory: Store) -> History:
-    memory.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows))]))
-    roll_up(memory)
-    return History.on_store(memory)
+@pytest.fixture(scope="module")
+def history() -> Iterator[History]:
+    store = memory_store()
+    store.append(Commit(batches=[prepare(batches.batch(batches.traffic(N).rows))]))
+    roll_up(store)
+    yield History.on_store(store)
+    store.close()
 
 
 @pytest.mark.parametrize("moment", [FOR_EVER + 1, 1 << 70, 1 << 200, -FOR_EVER - 1, -(1 << 70)])
