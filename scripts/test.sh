@@ -4,6 +4,7 @@
 # alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+unset PYTHONDONTWRITEBYTECODE # else each of a thousand commands compiles its sources anew
 ./scripts/setup.sh --test
 ./scripts/check.sh
 if [ $# -eq 0 ]; then
