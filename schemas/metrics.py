@@ -149,6 +149,9 @@ METRICS: tuple[Metric, ...] = (
     Metric(SINK, "ztlens_queries_total", "counter",
            "questions `answered`, `refused` (wrong, or too many at once), `broken` (off, after they began)",
            ("result",), 3),
+    Metric(SINK, "ztlens_queries_again_total", "counter",
+           "questions that the store broke off and that were asked again: a write needed the `memory` they held, or "
+           "the file was opened anew (`reopened`, after a full disk)", ("reason",), 2),
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
 PROCESS = "process_"

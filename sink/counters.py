@@ -34,6 +34,9 @@ class Counters:
     verdicts: Stage = field(default_factory=Stage)
     records: Stage = field(default_factory=Stage)
     gaps: int = 0  # events declared missing
+    again: Counter[str] = field(default_factory=lambda: Counter({"memory": 0, "reopened": 0}))
+    """Questions that the store broke off and that were asked again, by why: a write needed the memory they held, or the
+    file was opened anew."""
 
     def report(self) -> dict[str, Any]:
         """As plain data."""

@@ -197,6 +197,8 @@ class Metrics:
         for result, n in self._results.copy().items():
             page.put("ztlens_queries_total", n, result)
         counters = self._sink.store.counters
+        for reason, n in counters.again.copy().items():
+            page.put("ztlens_queries_again_total", n, reason)
         for of, stage in (
             ("messages", counters.messages), ("verdicts", counters.verdicts), ("records", counters.records)
         ):  # fmt: skip

@@ -71,7 +71,8 @@ class Api:
     @property
     def counters(self) -> dict[str, int]:
         """Questions by what became of them."""
-        return self._counters | {"busy": self._readers.busy} | self.live.counters
+        repeated = {f"again_{why}": n for why, n in self._store.counters.again.items()}
+        return self._counters | {"busy": self._readers.busy} | repeated | self.live.counters
 
     def _handler(self, endpoint: Endpoint) -> Handler:
         """Decodes, counts, and turns what was raised into an answer."""
@@ -215,7 +216,7 @@ class Api:
             raise QueryError(f"format {question.format!r}", f"one of {', '.join(TYPES)}")
         await self._readers.take()
         try:
-            answer = await self._readers.run(again, functools.partial(self._ask, question))
+            answer = await self._readers.run(again, self._store, functools.partial(self._ask, question))
         except BaseException:
             self._readers.give()
             raise

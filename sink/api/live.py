@@ -199,7 +199,7 @@ class Live:
                     return _matching(reading, rows, each)
 
             try:
-                out[each] = again(once)
+                out[each] = again(self._store, once)
             except SinkError as error:
                 out[each] = error
         return out, time.thread_time() - begun

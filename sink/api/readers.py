@@ -89,7 +89,7 @@ class Readers:
                     now[:] = [reading]
                     return work(reading)
 
-            return again(once, left)
+            return again(self._store, once, left)
 
         return await self.attended(asker_left, reads, stop)
 
@@ -98,13 +98,17 @@ class Readers:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def again(work: Callable[[], T], left: threading.Event | None = None) -> T:
-    """Asked again, for a while, if the store is being opened anew: who asked need not know."""
+def again(store: Store, work: Callable[[], T], left: threading.Event | None = None) -> T:
+    """Asked again, for a while, if `store` broke it off: who asked need not know. Counted once, however often."""
     until = time.monotonic() + REOPENING
+    counted = False
     while True:
         try:
             return work()
         except ReopenedError:
             if time.monotonic() > until or (left is not None and left.is_set()):
                 raise
+        if not counted:
+            store.asked_again()
+            counted = True
         time.sleep(0.1)

@@ -94,6 +94,7 @@ class Store:
         self._settings = settings
         self._lock = threading.Lock()
         self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
+        self._broke_off = "reopened"
         self.counters = Counters()
         self.listener: Callable[[pa.Table], None] | None = None
         self.changes = 0
@@ -203,18 +204,27 @@ class Store:
         except Exception as error:
             raise StoreError(f"{settings.database}: {_first_line(error)}", "free space on its file system") from error
 
-    def interrupt(self) -> list[duckdb.DuckDBPyConnection]:
-        """Break off the questions under way, which raise ReopenedError; the connections they were asked on."""
+    def interrupt(self, why: str = "memory") -> list[duckdb.DuckDBPyConnection]:
+        """Break off the questions under way, which raise ReopenedError; the connections they were asked on.
+
+        `why`: of `Counters.again`.
+        """
         with self._lock:
+            self._broke_off = why
             cursors = list(self._cursors)
         for cursor in cursors:
             with suppress(duckdb.Error):
                 cursor.interrupt()
         return cursors
 
+    def asked_again(self) -> None:
+        """Count a question that was broken off, and is not given up. From any thread."""
+        with self._lock:
+            self.counters.again[self._broke_off] += 1
+
     def close(self, checkpoint: bool = True) -> None:
         """Write the log into the file and close. Questions under way are interrupted."""
-        for cursor in self.interrupt():
+        for cursor in self.interrupt("reopened"):
             with suppress(duckdb.Error):
                 cursor.close()
         if checkpoint:

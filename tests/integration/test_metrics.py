@@ -180,6 +180,7 @@ async def test_a_sink(nats_server: NatsServer, tmp_path: Path) -> None:
             key = ("ztlens_queries_total", result)
             assert after[key] > found[key] or result == "answered", result
         assert after["ztlens_queries_total", "refused"] == 1
+        assert [after["ztlens_queries_again_total", why] for why in ("memory", "reopened")] == [0, 0]
         assert after["ztlens_query_seconds_count", "sql"] >= 2
         assert {key[1] for key in after if key[0] == "ztlens_query_seconds_count"} <= {"sql", "status", "ledger"}
         busy = SinkProcess(settings(tmp_path / "other", nats_server.url, metrics=address))

@@ -1,5 +1,6 @@
 """Faults of disk and clock: a clear error, or nothing lost."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from schemas.verdict import STRIDE
+from sink.api.readers import Readers
 from sink.client import History
 from sink.errors import MemoryFullError, ReopenedError, SinkError
 from sink.history.reading import Reading
@@ -17,6 +19,7 @@ from sink.settings import SinkSettings
 from sink.store import Commit, Store, prepare
 from tests.support import batches, golden
 from tests.support.rollups import naive, roll_up, stored, without_nothing
+from tests.support.until import until
 
 HOUR = 3_600_000_000_000
 
@@ -66,6 +69,40 @@ def test_a_clock_set_back_an_hour_loses_nothing(on_disk: Callable[..., Store], m
     sums = "SELECT sum(flows) AS f, sum(packets) AS p, sum(bytes) AS b FROM pairs_1m"
     assert History.on_store(again).sql(sums).to_pylist() == found.to_pylist()
     again.close()
+
+
+async def test_questions_that_are_asked_again_are_counted_by_why(tmp_path: Path) -> None:
+    """Each once, however often it was broken off; who asked sees the answer."""
+    settings = SinkSettings(tmp_path / "z.duckdb", "", tmp_path)
+    store = Store.open(settings)
+    readers = Readers(store, settings)
+
+    async def here() -> bool:
+        return False
+
+    async def broken_off(break_off: Callable[[], object]) -> None:
+        tries: list[Reading] = []
+
+        def work(reading: Reading) -> list[tuple[int]]:
+            tries.append(reading)
+            return reading.rows("SELECT count(*) FROM range(1000000000000)" if len(tries) < 3 else "SELECT 7")
+
+        doing = asyncio.ensure_future(readers.read(here, work))
+        for n in (1, 2):
+            await until(lambda n=n: len(tries) == n, "a question under way")
+            while len(tries) == n:  # again: it may not have begun to work
+                await asyncio.to_thread(break_off)
+                await asyncio.sleep(0.3)
+        assert await doing == [(7,)]
+
+    assert store.counters.again == {"memory": 0, "reopened": 0}
+    await broken_off(store.interrupt)
+    assert store.counters.again == {"memory": 1, "reopened": 0}
+    await broken_off(store.reopen)
+    await broken_off(store.reopen)
+    assert store.counters.again == {"memory": 1, "reopened": 2}
+    readers.close()
+    store.close()
 
 
 async def test_what_stores_comes_before_what_asks(tmp_path: Path) -> None:
