@@ -6,24 +6,35 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from schemas.messages import RuleInfo
 from schemas.times import amount
 from tests.support import batches
 from tests.support.asking import DRAFT, HOSTILE, NEW, OLD, command, copied, nothing_bit, recorded, saved, shell, write
-from tests.support.nats import NatsServer
-from tests.support.pages import Browser, Stage, now, option, picture, rows, shows
+from tests.support.pages import Browser, Stage, now, option, picture, rows, shows, staged
 from tests.support.until import until
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def stage(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path, nats_server.url) as made:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    async with staged(tmp_path_factory.mktemp("stage")) as made:
         await recorded(made)
         yield made
 
 
-async def test_what_runs_and_what_was_before(stage: Stage) -> None:
+@pytest_asyncio.fixture(loop_scope="module")
+async def own_stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    """For who records more."""
+    async with staged(tmp_path) as made:
+        await recorded(made)
+        yield made
+
+
+async def test_what_runs_and_what_was_before(own_stage: Stage) -> None:
+    stage = own_stage
     async with Browser(stage.page) as browser:
         page = await browser.open("/policy")
         found = await shows(page, "Rules of the running policy", lambda found: len(found) == 4)

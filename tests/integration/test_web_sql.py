@@ -8,19 +8,29 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Page
 
 from schemas.cells import cell
 from tests.support.asking import HOSTILE, command, copied, nothing_bit, recorded, saved, shell, write
-from tests.support.nats import NatsServer
-from tests.support.pages import Browser, Stage, option, shows
+from tests.support.pages import Browser, Stage, option, shows, staged
 from tests.support.until import until
 from web.cookbook import queries
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
-async def stage(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Stage(tmp_path, nats_server.url) as made:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    async with staged(tmp_path_factory.mktemp("stage")) as made:
+        await recorded(made)
+        yield made
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own_stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    """For who kills its sink."""
+    async with staged(tmp_path) as made:
         await recorded(made)
         yield made
 
@@ -102,7 +112,8 @@ async def test_sql_aids(stage: Stage) -> None:
         await shows(page, "Answer", lambda found: found == [["0"]])
 
 
-async def test_sql_that_is_refused_or_breaks_off(stage: Stage) -> None:
+async def test_sql_that_is_refused_or_breaks_off(own_stage: Stage) -> None:
+    stage = own_stage
     async with Browser(stage.page) as browser:
         page = await browser.open("/sql")
         alert = page.get_by_role("alert")

@@ -13,6 +13,8 @@ import asyncio
 import os
 import subprocess
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +29,7 @@ from schemas import messages, streams, subjects
 from schemas.messages import LossRecord, PolicyRecord
 from schemas.verdict import STRIDE
 from tests.support import batches
+from tests.support.nats import NatsServer
 from tests.support.sinks import SinkProcess, settings
 from tests.support.until import until
 from ztlens.parts import clean_environment, ztlens_command
@@ -151,6 +154,14 @@ class Stage:
         return bool(count == self._published)
 
 
+@asynccontextmanager
+async def staged(directory: Path) -> AsyncIterator[Stage]:
+    """A stage with a nats-server of its own."""
+    with NatsServer(directory / "nats") as server:
+        async with Stage(directory, server.url) as stage:
+            yield stage
+
+
 class Browser:
     """Chromium without a window, let in by the page's link."""
 
@@ -199,7 +210,7 @@ class Browser:
     async def to(self, page: Page, path: str) -> None:
         """Another address in this tab."""
         await page.goto(self._page.origin + path)
-        await page.wait_for_selector("header.top")
+        await page.wait_for_selector("#app header.top")  # what is painted before (web/first.py) is dead
 
     def _said(self, kind: str, text: str) -> None:
         if kind == "error":
