@@ -8,7 +8,8 @@ The normal run has 2,000 pairs of policy and packet, and 200 of 10,000 rules. A 
 
 import ipaddress
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from random import Random
 from typing import Any
 
@@ -108,9 +109,15 @@ def in_words(row: Any, policy: Compiled) -> Judgement:
     )
 
 
+@lru_cache(maxsize=64)
+def read(text: str, host: tuple[str, ...]) -> tuple[Compiled, Callable[[Tuple], Judgement]]:
+    """A policy compiled, and its naive reader, which answers once: the programs of both loaders are asked the same."""
+    return compiled(text, *host), cache(NaivePolicy(text, host).judge)
+
+
 def compare(kernel: KernelJudge, text: str, host: tuple[str, ...], packets: list[Tuple]) -> int:
     """Number of pairs judged; fails with what reproduces it at the first disagreement."""
-    policy, naive = compiled(text, *host), NaivePolicy(text, host)
+    policy, naive = read(text, host)
     kernel.apply(policy)
     rows, actions = kernel.judge(packets)
     assert len(rows) == len(packets)
@@ -125,7 +132,7 @@ def compare(kernel: KernelJudge, text: str, host: tuple[str, ...], packets: list
         (np.array(actions) == DROP) == (rows["outcome"] == Outcome.DROPPED),
     ])  # fmt: skip
     for i in np.flatnonzero(~errors).tolist():
-        expected = naive.judge(packets[i])
+        expected = naive(packets[i])
         assert same[i] and in_words(rows[i], policy) == expected, (
             f"{packets[i]}\nnaive    {expected}\nkernel   {in_words(rows[i], policy)}\n"
             f"evaluate { {name: int(column[i]) for name, column in out.items()} }\nhost {host}\n{text}"
@@ -187,7 +194,7 @@ def test_judges_agree_over_ten_thousand_rules(loader: str, capsys: pytest.Captur
     packets = [packet_for(random, random.choice(policy["rules"])) for _ in range(MANY_PACKETS)]
     with private_datapath(MANY_KNOBS, loader=loader, sample=1, budget=1_000_000_000) as datapath:
         pairs = compare(KernelJudge(datapath), text, (), possible(packets))
-    found = evaluate(compiled(text), *columns(packets))["rule"].astype(int) - codes.RuleId.FIRST
+    found = evaluate(read(text, ())[0], *columns(packets))["rule"].astype(int) - codes.RuleId.FIRST
     blocks = np.unique(found[found >= 0] // SUMMARY_RULES).tolist()
     assert blocks == [0, 1, 2], "rules of every summary word decide"
     with capsys.disabled():
