@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, test tools too, then checks and tests everything: the sink's own tests with DuckDB 2, too.
+# Installs what is missing, test tools too, then checks and tests everything: the sink's own tests with DuckDB 2, too,
+# but for those marked `once`.
 # Three workers share the files of tests: half of the tests wait. Arguments go to pytest, and then there is that one run
 # alone.
 set -euo pipefail
