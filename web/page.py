@@ -17,6 +17,7 @@ WebError is shown, and the view goes on by itself.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -36,6 +37,8 @@ log = logging.getLogger("ztlens.web")
 Load = Callable[[], Awaitable[None]]
 WORDS = tuple(field.name for field in fields(Filters) if field.name not in ("event", "direction", "since", "until"))
 """Filters: the options of `ztlens observe`, which are the API's parameters too."""
+FIRST = 0.5
+"""Seconds that a page waits for its first answers before it goes to the browser without them."""
 AGAIN = 2.0
 """Seconds until what could not be answered is asked for again."""
 VIEWS: dict[str, "View"] = {}
@@ -89,6 +92,11 @@ class Shown:
         self.stop()
         self._held = False
         self._start()
+
+    async def done(self) -> None:
+        """When no load is under way."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     def hold(self) -> None:
         """What is shown is more than a load would show: it stays until the address changes."""
@@ -174,6 +182,11 @@ class Page:
         self._shown: list[Shown] = []
         self._problems: dict[Shown | None, WebError] = {}
         live.listeners.add(self._beat)
+
+    async def first(self) -> None:
+        """Until all that is shown has been asked for once, but not for long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*(shown.done() for shown in self._shown)), FIRST)
 
     def get(self, name: str, otherwise: str = "") -> str:
         """A parameter of the address."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from schemas.codes import Decision, EventKind, Outcome, Reason, RuleId
 from schemas.messages import IdentityInfo, RuleInfo
 from tests.support import batches
 from tests.support.nats import NatsServer
-from tests.support.pages import Browser, PageProcess, Stage, addresses, now, option, picture, rows, shows
+from tests.support.pages import PATIENCE, Browser, PageProcess, Stage, addresses, now, option, picture, rows, shows
 from tests.support.until import until
 from web.span import text as moment
 
@@ -355,6 +356,31 @@ async def test_nothing_that_is_told_is_markup(stage: Stage) -> None:
             assert await page.evaluate("window.bitten") is None, path
             assert await page.locator("img").count() == 0, path
             assert await page.locator("script:not([nonce]):not([src])").count() == 0, path
+
+
+async def test_it_is_painted_before_the_scripts_have_come(stage: Stage) -> None:
+    """With the very words that they will draw, once the answers are there in time; and hostile ones are only words."""
+    await stage.record(policy(identities=[IdentityInfo(id=16, name=HOSTILE, labels={}, addresses=["10.0.1.10"])]))
+    await stage.publish(*(flow(i, ago=60) for i in (1, 2)), flow(3, ago=50, denied=True))
+    to = datetime.now(UTC)
+    its = f"since={quote(moment(to - timedelta(seconds=90)))}&until={quote(moment(to))}"
+    async with Browser(stage.page) as browser:
+        assert browser.context is not None
+        page, bare = await browser.open("/"), await browser.context.new_page()
+        await bare.route("**/*.js", lambda route: route.abort())
+
+        async def same(path: str) -> bool:
+            await browser.to(page, path)
+            await page.locator("#app tbody tr[data-key]").first.wait_for()
+            assert await page.locator("#first").count() == 0
+            await bare.goto(stage.page.origin + path, wait_until="domcontentloaded")
+            assert await bare.locator("#first script, #first img").count() == 0
+            first, drawn = [re.sub(r"\d+s", "", await tab.inner_text(where)).split()  # how long nothing was heard
+                            for tab, where in ((bare, "#first"), (page, "#app"))]  # fmt: skip
+            return first == drawn
+
+        for view in ("/?", "/flows?", "/flows?sort=bytes&order=asc&decision=deny&", "/map?", "/matrix?"):
+            await until(lambda path=view + its: same(path), view, 2 * PATIENCE)
 
 
 async def test_an_empty_history_says_what_to_do(stage: Stage) -> None:

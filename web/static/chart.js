@@ -1,5 +1,11 @@
 // ECharts with the page's colours and with texts as text: options are data only, and tooltips are made of text nodes.
-const library = import("nicegui-echart"); // on its way, while the page is painted without it
+let library;
+
+// ECharts is the largest script of all: what else there is to see is painted first.
+async function loaded() {
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  return (library ??= import("nicegui-echart"));
+}
 
 const COLOUR = /^var\((--[\w-]+)\)$/;
 
@@ -48,7 +54,7 @@ export default {
   emits: ["choose", "brush"],
   template: `<div class="chart" role="img" :aria-label="label"></div>`,
   async mounted() {
-    const { echarts } = await library;
+    const { echarts } = await loaded();
     if (!this.$el?.isConnected) return;
     this.chart = echarts.init(this.$el, null, { renderer: "canvas" });
     this.chart.on("click", (event) => event.data?.key && this.$emit("choose", event.data.key));

@@ -6,6 +6,7 @@ export default {
     :title="'Theme: ' + (theme || 'as the system')">{{ {'': '◐', light: '☀', dark: '☾'}[theme] }}</button>`,
   data: () => ({ theme: document.documentElement.dataset.theme || "" }),
   mounted() {
+    document.getElementById("first")?.remove(); // painted until now: web/first.py
     window.addEventListener("popstate", () => window.location.reload());
     window.addEventListener("keydown", this.key);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", this.told);

@@ -7,6 +7,7 @@ from nicegui import app, context, ui
 from starlette.requests import Request
 
 from web.elements import STATIC
+from web.first import painted
 from web.live import Live
 from web.page import VIEWS, Page, View
 from web.settings import WebSettings
@@ -36,9 +37,11 @@ def serve(settings: WebSettings, source: Source, live: Live) -> None:
 
 
 def _serve(view: View, settings: WebSettings, source: Source, live: Live) -> None:
-    def opened(request: Request) -> None:
+    async def opened(request: Request) -> None:
         page = Page(view, request.query_params.multi_items(), source, live, settings)
         context.client.on_delete(page.close)
         frame(page)
+        await page.first()
+        ui.add_body_html(painted(context.client.layout))
 
     ui.page(view.path, title=f"{view.title} · ztlens")(opened)
