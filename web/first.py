@@ -36,8 +36,8 @@ def _html(element: Element) -> str:
     if isinstance(element, Shell):
         return _tag("button", {"class": "quiet"}, ["◐"])
     tag = _TAGS.get(element.tag, element.tag)
-    if "-" in tag:  # drawn by a script alone: its room
-        return _tag("div", given)
+    if "-" in tag:  # drawn by a script alone: its room, which the sheet leaves out when it is empty
+        return _tag("div", given, ["&nbsp;"])
     children = [_html(child) for child in element.default_slot.children]
     if isinstance(element, TextElement):
         children.insert(0, escape(element.text))
