@@ -71,6 +71,8 @@ class Bench:
         *(Figure(name, f"{path} of all history", MS, at_most=most) for name, (path, _, most) in QUESTIONS.items()),
         Figure("denied, seen p50", "packet on the wire → event at a viewer", MS),
         Figure("denied, seen p99", "packet on the wire → event at a viewer", MS, at_most=500.0),
+        Figure("denied, painted p50", "packet on the wire → its row painted in the view Flows", MS),
+        Figure("denied, painted p99", "packet on the wire → its row painted in the view Flows", MS, at_most=500.0),
         Figure("first view", "navigation → denied pairs of the overview painted, nothing cached", MS, at_most=VIEW),
         Figure("alive", "navigation → the same drawn by the page's scripts", MS),
         Figure("writer", "JetStream to DuckDB, nobody looks", RATE),
@@ -95,11 +97,8 @@ class Bench:
         self._stack.close()
 
     def measure(self) -> dict[str, float]:
-        seen, painted = self._seen()
         return {
-            **self._questions(), "first view": statistics.median(first for first, _ in painted),
-            "alive": statistics.median(alive for _, alive in painted),
-            "denied, seen p50": float(np.percentile(seen, 50)), "denied, seen p99": float(np.percentile(seen, 99)),
+            **self._questions(), **self._seen(),
             "writer": self._written.rate(lambda _: nullcontext()),
             "beside viewers": self._written.rate(self._viewing),
         }  # fmt: skip
@@ -114,26 +113,47 @@ class Bench:
                 out[name] = statistics.median(times[1:])
         return out
 
-    def _seen(self) -> tuple[list[float], list[tuple[float, float]]]:
-        """ms from each denied packet's moment in the datapath to its event at a viewer; `_painted` of first views."""
+    def _seen(self) -> dict[str, float]:
+        """Of a whole ztlens: how late a denied packet's event is at a viewer, its row in a browser; first views."""
         with Installation(sample="1", web="127.0.0.1:0") as up:
-            return self._denied(up), [asyncio.run(_painted(up.page)) for _ in range(TIMES)]
-
-    def _denied(self, up: Installation) -> list[float]:
-        with _asking(up.run_dir / "sink.sock") as http:
             wire = call_in(up.outside, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
-            wire.bind((up.wire, 0))
-            late: list[float] = []
-            with wire, http.stream("GET", "verdicts/live", params={"decision": "deny"}) as answer:
-                lines = answer.iter_lines()
-                wait_until(lambda: next(lines) == ": ztlens", "the viewer follows", 10)
-                for i in range(self._packets):
-                    time.sleep(PAUSE)
-                    wire.send(udp_frame("10.1.0.1", 1024 + i, "10.2.0.1", DENIED_PORT, bytes(18)))
-                    data = next(line for line in lines if line.startswith("data: "))
-                    now = time.time_ns()
-                    late += [(now - times.nanoseconds(times.moment(row["time"]))) / 1e6 for row in json.loads(data[6:])]
-            return late
+            with wire, _asking(up.run_dir / "sink.sock") as http:
+                wire.bind((up.wire, 0))
+                late = {"seen": self._denied(http, wire), "painted": asyncio.run(self._shown(up.page, http, wire))}
+            first = [asyncio.run(_painted(up.page)) for _ in range(TIMES)]
+        return {
+            **{f"denied, {what} p{p}": float(np.percentile(ms, p)) for what, ms in late.items() for p in (50, 99)},
+            "first view": statistics.median(painted for painted, _ in first),
+            "alive": statistics.median(alive for _, alive in first),
+        }
+
+    def _denied(self, http: httpx.Client, wire: socket.socket) -> list[float]:
+        """ms from each denied packet's moment in the datapath to its event at a viewer."""
+        late: list[float] = []
+        with http.stream("GET", "verdicts/live", params={"decision": "deny"}) as answer:
+            lines = answer.iter_lines()
+            wait_until(lambda: next(lines) == ": ztlens", "the viewer follows", 10)
+            for i in range(self._packets):
+                time.sleep(PAUSE)
+                wire.send(_frame(1024 + i))
+                data = next(line for line in lines if line.startswith("data: "))
+                now = time.time_ns()
+                late += [(now - _nanoseconds(row["time"])) / 1e6 for row in json.loads(data[6:])]
+        return late
+
+    async def _shown(self, page: Published, http: httpx.Client, wire: socket.socket) -> list[float]:
+        """ms from each denied packet's moment in the datapath to the frame with its row in the view Flows."""
+        async with Browser(page) as browser:
+            tab = await browser.open("/flows?decision=deny")
+            await tab.evaluate(_WATCH)
+            for i in range(self._packets):
+                await asyncio.sleep(PAUSE)
+                wire.send(_frame(2048 + i))
+            await tab.wait_for_function(f"Object.keys(window.painted).length === {self._packets}")
+            painted: dict[str, float] = await tab.evaluate("window.painted")
+        flows = _document(http, "flows", {"decision": "deny", "limit": "1000"})["flows"]
+        begun = {flow["flow"]: _nanoseconds(flow["first_seen"]) / 1e6 for flow in flows}
+        return [moment - begun[flow] for flow, moment in painted.items()]
 
     @contextmanager
     def _viewing(self, sink: SinkProcess) -> Iterator[None]:
@@ -151,8 +171,7 @@ async def _painted(page: Published) -> tuple[float, float]:
     """In a browser that was never there, ms from the navigation to the frame after the first row, and until it is
     alive: drawn by its scripts."""
     async with Browser(page) as browser:
-        assert browser.context is not None
-        tab = await browser.context.new_page()
+        tab = await browser.tab()
         await tab.goto(page.origin, wait_until="commit")
         await tab.wait_for_function("document.querySelector('tbody tr[data-key]')")
         painted = float(await tab.evaluate(_FRAME))
@@ -160,7 +179,25 @@ async def _painted(page: Published) -> tuple[float, float]:
         return painted, float(await tab.evaluate(_FRAME))
 
 
+_WATCH = """() => {
+    const rows = () => [...document.querySelectorAll("tbody tr[data-key]")].map((row) => row.dataset.key);
+    const known = new Set(rows());
+    window.painted = {};
+    new MutationObserver(() => requestAnimationFrame(() => setTimeout(() => {
+        for (const key of rows())
+            if (!known.has(key)) known.add(key), (window.painted[key] = performance.timeOrigin + performance.now());
+    }))).observe(document.body, { childList: true, subtree: true });
+}"""
+"""Notes when each new row was painted, in ms since 1970."""
 _FRAME = "new Promise(told => requestAnimationFrame(() => setTimeout(() => told(performance.now()))))"
+
+
+def _frame(sport: int) -> bytes:
+    return udp_frame("10.1.0.1", sport, "10.2.0.1", DENIED_PORT, bytes(18))
+
+
+def _nanoseconds(moment: str) -> int:
+    return times.nanoseconds(times.moment(moment))
 
 
 def _viewers(found: Any) -> int:

@@ -198,13 +198,18 @@ class Browser:
 
     async def open(self, path: str = "/") -> Page:
         """A tab at this address."""
+        page = await self.tab()
+        await self.to(page, path)
+        return page
+
+    async def tab(self) -> Page:
+        """An empty tab."""
         assert self.context is not None
         page = await self.context.new_page()
         page.on("console", lambda message: self._said(message.type, message.text))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))
         page.on("websocket", lambda socket: self.asked.append(socket.url))
-        await self.to(page, path)
         return page
 
     async def to(self, page: Page, path: str) -> None:

@@ -43,7 +43,7 @@ class _Conversations:
                 self._further = button("More", self._more)
         with heading(whole):
             self._command, self._question = Copy("Copy as observe", ""), Copy("Copy as SQL", "")
-        self._shown = page.shows(self._load, 0.4)
+        self._shown = page.shows(self._load, 0.2)
 
     def _asked(self, **more: str) -> dict[str, Any]:
         return {**self._page.asked, "limit": str(LIMIT), "sort": self._sort, "order": self._order, **more}
