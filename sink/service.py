@@ -137,7 +137,7 @@ class Sink:
             try:
                 await self._declare_gaps()
                 await self.write(retention.merge, self.store)
-                if time.monotonic() >= min(next_rollup, next_retention) or rollup.due(self.store):
+                if time.monotonic() >= min(next_rollup, next_retention) or await self.write(rollup.due, self.store):
                     await self._roll_up()
                     next_rollup = time.monotonic() + self.settings.rollup_interval
                 if time.monotonic() >= next_retention and await self._retain():

@@ -1,7 +1,8 @@
 """What is painted before the page's scripts have come: its elements as HTML, with what is known by then.
 
 A browser that was never here needs most of a second until Vue draws the same elements, and Shell takes this away. Until
-then buttons are dead; links are not. All text is escaped here, as there it is text nodes.
+then buttons are dead and fields take nothing that would be lost; links are links. All text is escaped here, as there it
+is text nodes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,7 +31,7 @@ def _html(element: Element) -> str:
     if isinstance(element, Field):
         label = _tag("span", {"class": "field-label"}, [escape(element._props["label"])])
         typed = _tag("input", {name: element._props[name] for name in ("value", "placeholder")})
-        return _tag("label", {**given, "class": f"field {given['class']}"}, [label, typed])
+        return _tag("label", {**given, "class": f"field {given['class']}", "inert": ""}, [label, typed])
     if isinstance(element, Copy):
         return _tag("button", {"class": "copy"}, [escape(element._props["label"])])
     if isinstance(element, Shell):
@@ -47,6 +48,8 @@ def _html(element: Element) -> str:
         and element.parent_slot.parent._props.get("value") == element._props["value"]
     ):
         given["selected"] = ""
+    if tag == "select":
+        given["inert"] = ""
     return _tag(tag, {**element._props, **given}, children)
 
 

@@ -20,8 +20,10 @@ from sink.history.reading import Reading
 from sink.history.records import FLOW, VERDICT, dicts, flow_id
 from sink.history.views import verdicts_of
 
-TOGETHER = 1000
-"""Flows read at once where they lie scattered over all history (sink.api.ahead)."""
+TOGETHER = 10
+"""Pages read at once where flows lie scattered over all history (sink.api.ahead), …"""
+TOGETHER_MOST = 1000
+"""… of so many flows."""
 SAMPLES = 1000
 """Events shown of a flow, its newest."""
 _SORTS: dict[str, tuple[str, ...]] = {
@@ -54,7 +56,8 @@ def flows(reading: Reading, asked: http.FlowsAsked) -> list[dict[str, Any]]:
         at = [_literal(value, what) for value, what in zip(after[1].by, by, strict=True)]
         beyond = f"({place}) {than} ({', '.join([*at, str(after[1].ring), str(after[1].position)])})"
         beyond += f" AND {keys[0]} {than}= {at[0]}"  # what row groups know of themselves
-    most = asked.limit * (max(1, TOGETHER // asked.limit) if by != ("time",) else 1)
+    together = 1 if by == ("time",) else max(1, min(TOGETHER, TOGETHER_MOST // asked.limit))
+    most = asked.limit * together
     words = asking.words(asked)
     last = verdicts_of("last", _STORED, f"{words} {columns}")
     found = reading.rows(

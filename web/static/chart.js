@@ -3,7 +3,7 @@ let library;
 
 // ECharts is the largest script of all: what else there is to see is painted first.
 async function loaded() {
-  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  if (!document.hidden) await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
   return (library ??= import("nicegui-echart"));
 }
 

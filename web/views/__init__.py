@@ -44,4 +44,5 @@ def _serve(view: View, settings: WebSettings, source: Source, live: Live) -> Non
         await page.first()
         ui.add_body_html(painted(context.client.layout))
 
-    ui.page(view.path, title=f"{view.title} · ztlens")(opened)
+    # A page waits for its first answers itself; a process that is busy is no reason to tell that it took too long.
+    ui.page(view.path, title=f"{view.title} · ztlens", response_timeout=60.0)(opened)

@@ -45,7 +45,7 @@ async def test_pages_are_those_that_would_be_read(
     asker: Asker, begun: list[Reading], monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     asked: dict[str, Any] = {"sort": "bytes", "order": order}
-    together = await asker.pages("flows", "flows", **asked, limit=30)
+    together = await asker.pages("flows", "flows", **asked, limit=40)
     assert (len(together), len(begun)) == (COUNT, 1)
     monkeypatch.setattr(ahead, "STANDS", -1.0)
     assert await asker.pages("flows", "flows", **asked, limit=29) == together
@@ -56,7 +56,7 @@ async def test_it_goes_on_after_the_last_that_was_read(
     asker: Asker, begun: list[Reading], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole pages are read together."""
-    monkeypatch.setattr("sink.history.flows.TOGETHER", 100)
+    monkeypatch.setattr("sink.history.flows.TOGETHER", 2)
     pages = await asker.pages("flows", "flows", sort="packets", limit=40)
     assert (len(pages), len({flow["flow"] for flow in pages})) == (COUNT, COUNT)
     assert len(begun) == -(-COUNT // 80)
@@ -80,7 +80,7 @@ def test_what_is_kept_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = ahead.Ahead(msgspec.json.Encoder())
     now = 1000.0
     monkeypatch.setattr("sink.api.ahead.time.monotonic", lambda: now)
-    monkeypatch.setattr(ahead, "KEPT", 25)
+    monkeypatch.setattr(ahead, "KEPT", 90)  # two pages
 
     def read(port: int) -> None:
         pages = [{"flows": [port] * 10, "next": f"{port}-1"}, {"flows": [port] * 10, "next": None}]
