@@ -20,6 +20,10 @@ from tests.support.pages import Published
 ZTLENS = Path(sys.executable).parent / "ztlens"
 
 
+TOLD = 40
+"""Lines."""
+
+
 def wait_until(condition: Callable[[], Any], what: str, seconds: float, pause: float = 0.05) -> Any:
     """The first true value of `condition()`; RuntimeError after `seconds`."""
     end = time.monotonic() + seconds
@@ -74,6 +78,7 @@ class Installation:
         with self.log.open("wb") as log:
             self._process = subprocess.Popen([str(ZTLENS), "up", "--quiet"], stdout=log, stderr=log, env=environment)
         self._stack.callback(self._stop)
+        self._stack.callback(self._tell)
         info = wait_until(self._running, "ztlens up", 180)
         self.url: str = info["nats"]
         self.pids = {**info["parts"], "up": info["pid"]}
@@ -91,6 +96,12 @@ class Installation:
         except (FileNotFoundError, ValueError):
             return None
         return info if "parts" in info else None
+
+    def _tell(self) -> None:
+        """What `up` said, if a part had to be restarted: the log goes with the scratch directory."""
+        said = self.log.read_text(errors="replace").splitlines()
+        if any("; restarting " in line for line in said):
+            print("bench: a part of ztlens up died; its last words:", *said[-TOLD:], sep="\nbench:   ", file=sys.stderr)
 
     def _stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
