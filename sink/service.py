@@ -76,12 +76,12 @@ class Sink:
         """What stores comes before what asks: questions that hold memory it needs are broken off, and asked again."""
         for _ in range(_TRIES):
             try:
-                return work(*args)
+                return self.store.tried(work, *args)
             except MemoryFullError as error:
                 log.info("%s: questions under way are broken off", error)
                 self.store.interrupt()
                 time.sleep(_LETTING_GO)
-        return work(*args)
+        return self.store.tried(work, *args)
 
     def _returned(self) -> None:
         for reader in self._readers.values():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import duckdb
 import numpy as np
@@ -29,6 +30,8 @@ from sink.store.database import now_ns, open_memory, open_writer
 from sink.store.ranges import RangeSet
 from sink.store.state import Ring, State, Stream, load
 
+T = TypeVar("T")
+P = ParamSpec("P")
 log = logging.getLogger("ztlens.sink")
 
 CLOCK_STEP = 1_000_000_000
@@ -179,8 +182,15 @@ class Store:
             self.recover(error)
             if not isinstance(error, duckdb.Error):
                 raise
-            kind = MemoryFullError if _memory_full(error) else StoreError
-            raise kind(f"{what}: {_first_line(error)}", _hint(error)) from error
+            raise _failed(what, error) from error
+
+    def tried(self, work: Callable[P, T], *args: P.args, **how: P.kwargs) -> T:
+        """What `work` gives. What it asks outside of a transaction may fail as well: StoreError."""
+        try:
+            return work(*args, **how)
+        except duckdb.Error as error:
+            self.recover(error)
+            raise _failed("housekeeping", error) from error
 
     def recover(self, error: BaseException) -> None:
         """End the transaction; after an I/O error DuckDB may refuse everything until the file is opened again."""
@@ -430,6 +440,11 @@ class _Work:
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _failed(what: str, error: duckdb.Error) -> StoreError:
+    kind = MemoryFullError if _memory_full(error) else StoreError
+    return kind(f"{what}: {_first_line(error)}", _hint(error))
 
 
 def _memory_full(error: duckdb.Error) -> bool:

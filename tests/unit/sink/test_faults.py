@@ -17,7 +17,7 @@ from sink.errors import MemoryFullError, ReopenedError, SinkError, StoreError
 from sink.history.reading import Reading
 from sink.service import Sink
 from sink.settings import SinkSettings
-from sink.store import Commit, Store, prepare
+from sink.store import Commit, Store, prepare, rollup
 from tests.support import batches, golden
 from tests.support.rollups import naive, roll_up, stored, without_nothing
 from tests.support.until import until
@@ -108,6 +108,31 @@ async def test_questions_that_are_asked_again_are_counted_by_why(tmp_path: Path)
     assert store.counters.again == {"memory": 1, "reopened": 2}
     readers.close()
     store.close()
+
+
+async def test_what_fails_outside_of_a_transaction_ends_no_sink(tmp_path: Path) -> None:
+    """Where a roll-up begins, how large the database is: memory may be full there, too; and a fault is no end."""
+    settings = SinkSettings(tmp_path / "z.duckdb", "", tmp_path, memory_limit="50MB")
+    sink = Sink(Store.open(settings), settings)
+    tries = 0
+
+    def full_twice() -> int:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            sink.store.connection.execute("SELECT list(range) FROM range(100000000)")
+        return tries
+
+    def broken() -> None:
+        sink.store.connection.execute("SELECT error('IO Error: the disk is broken')")
+
+    try:
+        assert await sink.write(full_twice) == 3
+        with pytest.raises(StoreError, match=r"^housekeeping: Invalid Input Error: IO Error: the disk is broken$"):
+            await sink.write(broken)
+        assert await sink.write(rollup.step, sink.store) == 0
+    finally:
+        await sink.close()
 
 
 async def test_what_stores_comes_before_what_asks(tmp_path: Path) -> None:
