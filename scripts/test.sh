@@ -9,7 +9,7 @@ unset PYTHONDONTWRITEBYTECODE # else each of a thousand commands compiles its so
 ./scripts/setup.sh --test
 ./scripts/check.sh
 if [ $# -eq 0 ]; then
-    set -- --numprocesses 3 --dist loadfile --no-loadscope-reorder # tests/support/order.py says in what order
+    set -- --numprocesses 3 --dist loadfile
     PYTHONPATH=.venv/duckdb2 .venv/bin/python -m pytest "$@" -m "not once" tests/unit/sink
 fi
 exec .venv/bin/python -m pytest "$@"

@@ -259,7 +259,7 @@ async def test_time_travel(stage: Stage) -> None:
         await shows(page, "Flows", lambda found: len(found) == 10)
         await page.get_by_role("button", name="Pause").click()
         await page.get_by_role("button", name="Live").wait_for()
-        assert "since=20" in page.url and "until=20" in page.url
+        await page.wait_for_url(re.compile("since=20.*until=20"))
         await shows(page, "Flows", lambda found: len(found) == 10)
         await stage.publish(flow(11, ago=-3, denied=True))  # its first verdict, too, is after the pause
         await page.get_by_label("From").fill(denials.isoformat())
