@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import nats
@@ -20,7 +21,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 from nats.js.errors import APIError
 
-from schemas import envelope, messages, streams, subjects
+from schemas import envelope, messages, streams, subjects, times
 from schemas.errors import EnvelopeError
 from schemas.messages import LossRecord, PolicyRecord
 from sink.errors import StoreError
@@ -118,6 +119,7 @@ class Reader:
     ) -> None:
         self.name = name
         self.position = 0  # last sequence put into the queue
+        self._last: tuple[int, datetime] | None = None  # of the last message that was read: sequence, server's time
         self.dead: int = 0
         self._store = store
         self._settings = settings
@@ -177,7 +179,8 @@ class Reader:
     async def _subscribe(self, client: Client) -> tuple[Any, str]:
         """A subscription and a new consumer's name, from the watermark on; what the stream lost is queued as missed."""
         info = await stream_info(client, self.name)
-        stream = await self._write(self._store.stream, self.name, info.created, info.last)
+        last = info.last if await self._is_there(client, info) else 0
+        stream = await self._write(self._store.stream, self.name, info.created, last)
         self.position = stream.sequence
         if info.first > self.position + 1:
             await self._queue.put(Item(self.name, info.first - 1, missed=(self.position + 1, info.first - 1)))
@@ -192,6 +195,22 @@ class Reader:
         if "error" in reply:
             raise streams.StreamSetupError(f"consumer: {reply['error'].get('description', reply['error'])}")
         return await client.subscribe(client.new_inbox()), name
+
+    async def _is_there(self, client: Client, info: StreamInfo) -> bool:
+        """Whether the stream still has what was read last.
+
+        A server whose disk was full, or that lost power, may come back without its newest messages, and give their
+        sequences to others before anybody looks: the stream was set back, though its last sequence does not say so.
+        """
+        if self._last is None or not info.first <= self._last[0] <= info.last:
+            return True
+        sequence, time = self._last
+        asked = json.dumps({"seq": sequence}).encode()
+        reply = json.loads((await client.request(f"$JS.API.STREAM.MSG.GET.{self.name}", asked, timeout=5)).data)
+        if "error" in reply:
+            return False
+        found = times.nanoseconds(times.moment(reply["message"]["time"]))
+        return datetime.fromtimestamp(found / 1_000_000_000.0, UTC) == time  # as nats-py makes it of the ns it is told
 
     async def _read(self, client: Client, inbox: Any, consumer: str) -> None:
         """Until the consumer ends: keep requests open ahead, queue each message. Raises one of AWAY."""
@@ -232,6 +251,7 @@ class Reader:
         missed = None if sequence == self.position + 1 else (self.position + 1, sequence - 1)
         await self._queue.put(Item(self.name, sequence, content, dead=content is None, missed=missed))
         self.position = sequence
+        self._last = sequence, message.metadata.timestamp
 
     async def _bury(self, client: Client, message: Msg, sequence: int, reason: str) -> None:
         """To the dead letters before the watermark passes it: it never disappears, and it never stops the sink."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -154,6 +155,34 @@ async def test_sigterm_stores_what_was_read_and_leaves_no_socket(bus: Bus, sink:
     assert not list(directory.glob("*.tmp"))
     with History.find(sink.settings.run_dir, sink.settings.database) as history:
         assert history.status()["database"]["rows"] == 3000
+
+
+async def test_a_server_that_comes_back_without_its_newest_message(
+    bus: Bus, nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """And gives its sequence to another before the sink looks."""
+    given = batches.traffic(900).rows
+    data = [batches.packed(given[a : a + 300], a * STRIDE) for a in (0, 300, 600)]
+    before, there = tmp_path / "before", nats_server.directory / "jetstream"
+    with SinkProcess(settings(tmp_path / "sink", nats_server.url)) as sink:
+        await bus.send(data[:1])
+        await stored(sink, 300)
+        nats_server.stop()
+        shutil.copytree(there, before)
+        nats_server.start()
+        await bus.send(data[1:2])
+        await stored(sink, 600)
+        nats_server.kill()
+        shutil.rmtree(there)
+        shutil.copytree(before, there)
+        assert sink.process is not None
+        sink.process.send_signal(signal.SIGSTOP)
+        nats_server.start()
+        await bus.send([data[2]])
+        sink.process.send_signal(signal.SIGCONT)
+        await stored(sink, 900)
+        assert "stream VERDICTS was set back" in sink.log()
+        assert (await ask(sink, lambda history: history.ledger()))["rings"][0]["events"]["gaps"] == []
 
 
 async def test_much_that_waits_is_rolled_up_at_once(bus: Bus, nats_server: NatsServer, tmp_path: Path) -> None:
