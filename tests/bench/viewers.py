@@ -172,11 +172,10 @@ async def _painted(page: Published) -> tuple[float, float]:
     alive: drawn by its scripts."""
     async with Browser(page) as browser:
         tab = await browser.tab()
+        await tab.add_init_script(_PAINTED)
         await tab.goto(page.origin, wait_until="commit")
-        await tab.wait_for_function("document.querySelector('tbody tr[data-key]')")
-        painted = float(await tab.evaluate(_FRAME))
-        await tab.wait_for_selector("#app tbody tr[data-key]")
-        return painted, float(await tab.evaluate(_FRAME))
+        await tab.wait_for_function("window.rows && window.alive")
+        return float(await tab.evaluate("window.rows")), float(await tab.evaluate("window.alive"))
 
 
 _WATCH = """() => {
@@ -189,7 +188,15 @@ _WATCH = """() => {
     }))).observe(document.body, { childList: true, subtree: true });
 }"""
 """Notes when each new row was painted, in ms since 1970."""
-_FRAME = "new Promise(told => requestAnimationFrame(() => setTimeout(() => told(performance.now()))))"
+_PAINTED = """(() => {
+    const painted = (name, selector) => requestAnimationFrame(function look() {
+        if (document.querySelector(selector)) setTimeout(() => (window[name] = performance.now()));
+        else requestAnimationFrame(look);
+    });
+    painted("rows", "tbody tr[data-key]");
+    painted("alive", "#app tbody tr[data-key]");
+})()"""
+"""Notes the ends of the frames, in ms since the navigation. The page looks itself: who asks it waits for scripts."""
 
 
 def _frame(sport: int) -> bytes:
