@@ -208,6 +208,10 @@ class Reader:
         asked = json.dumps({"seq": sequence}).encode()
         reply = json.loads((await client.request(f"$JS.API.STREAM.MSG.GET.{self.name}", asked, timeout=5)).data)
         if "error" in reply:
+            if reply["error"].get("code") != 404:  # it cannot say just now
+                raise streams.StreamSetupError(
+                    f"message {sequence}: {reply['error'].get('description', reply['error'])}"
+                )
             return False
         found = times.nanoseconds(times.moment(reply["message"]["time"]))
         return datetime.fromtimestamp(found / 1_000_000_000.0, UTC) == time  # as nats-py makes it of the ns it is told
