@@ -25,6 +25,7 @@ log = logging.getLogger("ztlens.collector")
 
 ACK_SECONDS = 2.0
 BACK_OFF = (0.05, 2.0)  # first and longest pause between attempts, seconds
+LOOK = 1.0  # seconds between looks at the client
 
 
 @cache
@@ -119,13 +120,20 @@ class Bus:
                 log.info("connected to NATS at %s", self.where)
                 self._ready.set()
                 self.tried.set()
-                await closed.wait()
+                await self._ended(closed)
                 self._ready.clear()
                 self._say(f"NATS at {self.where} went away; trying on, events wait in the ring")
                 await self._drop()
         finally:
             self._ready.clear()
             await self._drop()
+
+    async def _ended(self, closed: asyncio.Event) -> None:
+        """Until the client is closed. nats-py does not say so when the connection is reset while it closes it."""
+        while self._client is not None and self._client.is_connected:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await closed.wait()
 
     async def _connect(self, closed: asyncio.Event) -> "Client":
         import nats  # noqa: PLC0415

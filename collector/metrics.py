@@ -150,7 +150,7 @@ class Metrics:
         for mode in Mode:
             page.put("ztlens_mode", last.mode == word(mode), word(mode))
         page.put("ztlens_revision", last.revision)
-        page.put("ztlens_policy_info", 1, str(last.revision), seen.hash, seen.file)
+        page.put("ztlens_policy_info", 1, one.settings.node, str(last.revision), seen.hash, seen.file)
         page.put("ztlens_policy_rules", seen.rules)
         page.put("ztlens_policy_load_errors_total", one.node.refusals)
         page.put("ztlens_policy_file_broken", one.file is not None and bool(one.file.error))

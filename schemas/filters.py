@@ -126,13 +126,14 @@ def _number(value: int) -> str:
 
 
 def _label(text: str, side: str) -> str:
-    """Labels belong to the identities of the revision that decided; `key` alone asks for any value."""
-    key, equals, value = text.partition("=")
+    """Labels belong to the identities of the revision that decided; `key` alone: any value; `!` before it: the rest."""
+    others = "NOT " if text.startswith("!") else ""
+    key, equals, value = text.removeprefix("!").partition("=")
     if not key or (equals and not value):
-        raise InputError(f"{text!r} is not a label", "write KEY=VALUE, or KEY for any value")
+        raise InputError(f"{text!r} is not a label", "write KEY=VALUE, KEY for any value, or !KEY for none")
     match = f"labels[{quoted(key)}]"
     match = f"{match} = {quoted(value)}" if equals else f"{match} IS NOT NULL"
-    return f"(ring, revision, {side}_identity) IN (SELECT (ring, revision, name) FROM identities WHERE {match})"
+    return f"(ring, revision, {side}_identity) {others}IN (SELECT (ring, revision, name) FROM identities WHERE {match})"
 
 
 def _port(text: str) -> str:

@@ -86,8 +86,9 @@ METRICS: tuple[Metric, ...] = (
     # what is in force
     Metric(COLLECTOR, "ztlens_mode", "gauge", "1 for the node's mode, 0 for the other", ("mode",), 2),
     Metric(COLLECTOR, "ztlens_revision", "gauge", "number of the running revision; 0: no policy yet"),
-    Metric(COLLECTOR, "ztlens_policy_info", "gauge", "always 1; SHA-256 of the running policy's text and its file",
-           ("revision", "hash", "file")),
+    Metric(COLLECTOR, "ztlens_policy_info", "gauge",
+           "always 1; the node as the sink calls it; SHA-256 of the running policy's text, and its file",
+           ("node", "revision", "hash", "file")),
     Metric(COLLECTOR, "ztlens_policy_rules", "gauge", "rules of the running policy"),
     Metric(COLLECTOR, "ztlens_policy_load_errors_total", "counter", "policies that were refused"),
     Metric(COLLECTOR, "ztlens_policy_file_broken", "gauge",
@@ -137,8 +138,9 @@ METRICS: tuple[Metric, ...] = (
            "started",
            ("node",), NODES_MOST),
     Metric(SINK, "ztlens_rule_idle_seconds", "gauge",
-           "since a packet was last decided by this rule of the node's running revision, or, never hit, since the "
-           "rule's name came into force", ("node", "rule"), f"{RULES_MOST:,} a node"),
+           "since the last event of this rule of the node's running revision, or, never hit, since the rule's name "
+           "came into force; a flow has one in `sample` packets, with `sample` 0 none until it ends",
+           ("node", "rule"), f"{RULES_MOST:,} a node"),
     Metric(SINK, "ztlens_figures_age_seconds", "gauge",
            "since the ledger, the denied pairs and the idle rules were last looked at; before the first time: since "
            "the sink started"),

@@ -65,7 +65,7 @@ class Sink:
         self._filling: asyncio.Task[bool] | None = None
         self._trouble = ""
         self._stopping = False
-        self.api = api.Api(store, settings, self.status)
+        self.api = api.Api(store, settings, self.status, self._behind)
         self.metrics = Metrics(self) if settings.metrics else None
 
     async def write(self, work: Any, *args: Any) -> Any:
@@ -161,10 +161,14 @@ class Sink:
         await self.write(retention.apply, self.store, self.settings, self._archive)
         return True
 
+    def _behind(self) -> bool:
+        """Whether there is always more to store."""
+        return self._queue.size >= self.settings.fetch
+
     async def _roll_up(self, seconds: float = math.inf) -> None:
         """Step by step, so that commits go between; a sink that is behind stores first. Gives up after `seconds`."""
         end = time.monotonic() + seconds
-        while self._queue.size < self.settings.fetch and time.monotonic() < end:
+        while not self._behind() and time.monotonic() < end:
             if not await self.write(rollup.step, self.store) and not await self.write(rollup.fold, self.store):
                 return
 

@@ -1,5 +1,6 @@
 """What the charts of all views share: quiet axes, a small legend. Colours are names of web/static/ztlens.css."""
 
+import math
 from typing import Any
 
 _LABEL = {"color": "var(--dim)", "fontSize": 10, "hideOverlap": True}
@@ -30,3 +31,13 @@ def line(name: str, data: list[Any], colour: str, dash: str = "solid", **more: A
         "name": name, "type": "line", "step": "end", "data": data, "color": f"var(--{colour})", "showSymbol": False,
         "lineStyle": {"width": 2, "type": dash}, **more,
     }  # fmt: skip
+
+
+def pattern(key: str) -> dict[str, Any]:
+    """Of a bar for this key of a Split, on its colour: nothing, hatching, or dots."""
+    light = {"color": "rgba(255, 255, 255, 0.55)", "rotation": -math.pi / 4}
+    if key == "would_deny":
+        return {"decal": {"symbol": "rect", "dashArrayX": [1, 0], "dashArrayY": [2, 3], **light}}
+    if key == "denied":
+        return {"decal": {"symbol": "circle", "symbolSize": 0.9, "dashArrayX": [[2, 2]], "dashArrayY": [2, 2], **light}}
+    return {}

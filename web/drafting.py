@@ -13,18 +13,17 @@ from typing import Any
 from nicegui import context
 
 from schemas import times
+from web import commands
 from web.draft import DRAFTS, LISTS, SHOWN, Audited, Draft, Sums, audited
 from web.editor import Editor, Save
 from web.elements import Copy, Table, box, button, cell, heading, link, panel, row, text
-from web.errors import WebError
+from web.errors import AwayError, WebError
 from web.meaning import meaning
-from web.page import Page
+from web.page import AGAIN, Page
 from web.running import running
 from web.show import amount, service, short, stamp
 
 log = logging.getLogger("ztlens.web")
-LONG = 320.0
-"""Seconds an audit or a suggestion may take: the sink gives up before."""
 CAUSES = {
     "midstream": "begun before it was seen", "headless_fragment": "a fragment without its first",
     "icmp_unrelated": "an ICMP error without its flow", "builtin": "a built-in rule that was off may allow it",
@@ -43,6 +42,8 @@ class Drafting:
         self._checking: asyncio.Task[None] | None = None
         self._auditing: asyncio.Task[None] | None = None
         self._sound = False  # it can be applied, by the last check
+        self._chosen, self._node = page.get("node"), ""
+        """What the address says, and the node whose policy the draft was compared with last."""
         draft = self._draft()
         with panel("Draft", note="it stays in this page; nothing changes on the node") as whole:
             self._editor = Editor("Draft of a policy", draft.text if draft else "", "YAML", self._typed, self._audit_of)
@@ -53,6 +54,7 @@ class Drafting:
                 self._stop = button("Stop", self._stopped, "quiet")
                 self._with_text = Copy("Copy the command", "")
                 self._with_file = Copy("Copy it for a file", "")
+                self._place = text("", "span", "note")
                 self._saved = Save("Save draft.yaml", "draft.yaml", lambda *_: None)
             self._command = text("", "pre", "source")
         with heading(whole):
@@ -63,6 +65,7 @@ class Drafting:
         self._audited = box("div")
         self._stop.set_visibility(False)
         context.client.on_delete(self._close)
+        page.moved.append(self._moved)
         self._show_commands()
         if draft is not None:
             self._begin_check()
@@ -77,6 +80,13 @@ class Drafting:
         for task in (self._checking, self._auditing):
             if task is not None:
                 task.cancel()
+
+    def _moved(self) -> None:
+        """Another node was chosen: the draft is compared with what runs there."""
+        if self._chosen != self._page.get("node"):
+            self._chosen, self._node = self._page.get("node"), ""
+            if self._draft() is not None:
+                self._begin_check()
 
     # ---- writing
 
@@ -110,6 +120,7 @@ class Drafting:
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """What takes a while, one at a time."""
         self._stopped()
+        self._page.complain(None)
         self._auditing = asyncio.create_task(self._watched(work))
 
     async def _watched(self, work: Coroutine[Any, Any, None]) -> None:
@@ -123,28 +134,38 @@ class Drafting:
             log.exception("a draft")
             self._page.complain(WebError(f"This failed: {type(error).__name__}", "The log of `ztlens web` says where."))
         finally:
-            self._stop.set_visibility(False)
+            if self._auditing is asyncio.current_task():  # a later one may be under way already
+                self._stop.set_visibility(False)
 
     def _stopped(self) -> None:
         if self._auditing is not None and not self._auditing.done():
             self._auditing.cancel()
             self._state.set_text("Stopped.")
 
+    def _text(self) -> str:
+        draft = self._draft()
+        return draft.text if draft else ""
+
+    def _replace(self, before: str, given: str) -> None:
+        if self._text() != before:
+            raise WebError("The draft was written on meanwhile, and stays as it is", "Press the button again.")
+        self._put(given)
+
     async def _running(self) -> None:
+        before = self._text()
         _, one = await running(self._page)
         if one is None or not one["running"]["text"]:
             raise WebError("No policy runs whose text is recorded", "Suggest one from what was recorded.")
-        self._put(one["running"]["text"])
+        self._replace(before, one["running"]["text"])
 
     async def _suggested(self) -> None:
+        before = self._text()
         self._state.set_text("finding the smallest policy that allows what was recorded …")
         since, until = self._span()
-        found = await self._page.source.post(
-            "suggest", {"generality": "service", "since": since, "until": until}, patience=LONG
-        )
+        found = await self._page.source.post("suggest", {"generality": "service", "since": since, "until": until})
         if found["policy"] is None:
             raise WebError("Nothing was recorded in this time", "Choose a longer time.")
-        self._put(found["policy"])
+        self._replace(before, found["policy"])
 
     # ---- checking
 
@@ -154,32 +175,43 @@ class Drafting:
         self._checking = asyncio.create_task(self._check())
 
     async def _check(self) -> None:
+        while True:
+            try:
+                return await self._checked()
+            except WebError as error:
+                self._meaning.clear()
+                self._state.set_text(f"{error}. {error.hint}")
+                if not isinstance(error, AwayError):
+                    return None
+            await asyncio.sleep(AGAIN)
+
+    async def _checked(self) -> None:
         draft = self._draft()
         self._sound = False
+        self._show_commands()  # those of the text before are none of this one
         if draft is None or not draft.text.strip():
-            self._show_commands()
             self._editor.show_marks([])
             for room in (self._found, self._meaning):
                 room.clear()
             self._state.set_text("Nothing to check: write a policy, paste one, or begin with one of the buttons above.")
             return
         self._state.set_text("checking …")
-        try:
-            found = await self._page.source.post("policy/check", {"text": draft.text})
-            self._show_check(found)
-            if found["ok"]:
-                await self._compare(draft.text)
-        except WebError as error:
-            self._state.set_text(f"{error}. {error.hint}")
+        found = await self._page.source.post("policy/check", {"text": draft.text})
+        self._show_check(found)
+        if found["ok"]:
+            await self._compare(draft.text)
 
     async def _compare(self, content: str) -> None:
         """With what runs, by meaning; with no policy, where none does."""
         _, one = await running(self._page)
-        before = {"node": one["running"]["node"]} if one else {"text": ""}
+        self._node = one["running"]["node"] if one else ""
+        before = {"node": self._node} if one else {"text": ""}
         changed = await self._page.source.post("policy/diff", {"before": before, "after": {"text": content}})
         self._meaning.clear()
-        with self._meaning, panel("What it changes", note="against what runs, by meaning"):
+        place = f" on {self._node}" if one else ""
+        with self._meaning, panel("What it changes", note=f"against what runs{place}, by meaning"):
             meaning(changed, "The draft means the same as what runs.")
+        self._show_commands()
 
     def _show_check(self, found: dict[str, Any]) -> None:
         self._sound = found["ok"]
@@ -233,7 +265,7 @@ class Drafting:
         self._state.set_text("judging what was recorded …")
         content = draft.text
         since, until = self._span()
-        answer = await self._page.source.raw("audit", self._question(content, since, until), patience=LONG)
+        answer = await self._page.source.raw("audit", self._question(content, since, until))
         draft.audited = await asyncio.to_thread(lambda: audited(content, since, until, json.loads(answer)))
         self._state.set_text("Audited.")
         self._show_audit()
@@ -272,33 +304,25 @@ class Drafting:
         given = [("--since", done.since), ("--until", done.until)]
         options = [word for name, at in given if at is not None for word in (name, times.rfc3339(at))]
         node = self._page.get("node")
-        return self._command_with(done.text, "audit", "-", *options, *(["--node", node] if node else []))
+        named = ["--node", node] if node else []
+        return commands.holding(self._page.settings, done.text, "audit", "-", *options, *named)
 
     # ---- commands
 
     def _show_commands(self) -> None:
-        draft = self._draft()
-        content = draft.text if draft else ""
+        content = self._text()
         there = self._sound
         for element in (self._with_text, self._with_file, self._saved, self._command):
             element.set_visibility(there)
+        self._place.set_text(commands.run_on(self._node) if there and self._node else "")
         command = self._page.settings.command
-        apply = command("policy", "apply", "draft.yaml", "--confirm-within", "60s")
+        apply = command("policy", "apply", "draft.yaml", *commands.WITHIN)
         self._command.set_text(
             f"{apply}\n{command('policy', 'confirm')}     # within 60 s, else it falls back by itself"
         )
         self._with_file.holds(apply)
-        self._with_text.holds(
-            self._command_with(content, "policy", "apply", "-", "--confirm-within", "60s") if there else ""
-        )
+        self._with_text.holds(commands.applying(self._page.settings, content) if there else "")
         self._saved.text(content)
-
-    def _command_with(self, content: str, *words: str) -> str:
-        """A command with the policy in it, as a shell takes it."""
-        end = "POLICY"
-        while end in content.splitlines():
-            end += "_"
-        return f"{self._page.settings.command(*words)} <<'{end}'\n{content.rstrip(chr(10))}\n{end}"
 
 
 def _span_word(done: Audited) -> str:

@@ -85,5 +85,5 @@ def _say(page: Page, found: Pairs, drawn: set[tuple[str, str]]) -> None:
     missing = len(found.keys() - drawn)
     if missing:
         text(f"({missing:,} of these pairs are not drawn: filters, another time, or too small)", "span", "note")
-    link("The draft", page.address("policy", draft=page.get("draft")), "button")
+    link("The draft", page.address("policy"), "button")
     button("Leave it out", lambda: page.set(draft=None), "quiet")

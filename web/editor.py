@@ -51,11 +51,13 @@ class Editor(Element, component=STATIC / "editor.js"):
 
 
 def _whole(told: Callable[[str], Any]) -> Callable[[GenericEventArguments], Any]:
-    """The pieces of a text put together."""
+    """The pieces of a text put together, of which so many characters came before; one that broke off is forgotten."""
     pieces: list[str] = []
 
     def given(event: GenericEventArguments) -> Any:
-        piece, last = event.args
+        piece, before, last = event.args
+        if before == 0:
+            pieces.clear()
         pieces.append(str(piece))
         if not last:
             return None

@@ -39,7 +39,7 @@ _AGAIN = '<!doctype html><meta http-equiv="refresh" content="0"><title>ztlens</t
 _SHUT = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>ztlens</title>'
     '<body style="font: 16px/1.5 system-ui, sans-serif; max-width: 40em; margin: 15vh auto; padding: 0 1em">'
-    "<h1>No entry without the link</h1><p>Open the link that <code>ztlens up</code> or <code>ztlens web</code> printed:"
+    "<h1>No entry without the link</h1><p>Open the link that <code>sudo ztlens status</code> shows:"
     " it ends in <code>?token=…</code>. This browser remembers it from then on."
 )
 _SCRIPT = re.compile(rb"<script\b")
@@ -56,7 +56,8 @@ class Gate:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         own = (host, "127.0.0.1", "[::1]", "localhost")
         self._hosts = {f"{name}:{port}".lower() for name in (*own, *settings.names)}
-        self._hosts |= {name.lower() for name in settings.names}  # behind a proxy on the usual port
+        # Browsers leave the usual port out: here, or behind a proxy.
+        self._hosts |= {name.lower() for name in (*settings.names, *(own if port == 80 else ()))}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, send elsewhere, or let in."""
@@ -75,18 +76,18 @@ class Gate:
         """None: let it in."""
         names = headers.getlist("host")  # one, and ours: of two, another program may read the other
         if len(names) != 1 or names[0].lower() not in self._hosts:
-            return _refusal(scope, "this is not the name of this page", "open the link that was printed")
+            return _refusal(scope, "this is not the name of this page", "open the link that `ztlens status` shows")
         if not all(map(self._is_ours, headers.getlist("origin"))):
-            return _refusal(scope, "another site asks", "open the link that was printed")
+            return _refusal(scope, "another site asks", "open the link that `ztlens status` shows")
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for name, value in query if name == "token"]
         if given and scope["type"] == "http" and not scope["path"].startswith("/api/"):
-            return self._entered(scope, given[0], [pair for pair in query if pair[0] != "token"])
+            return self._entered(scope, headers, given[0], [pair for pair in query if pair[0] != "token"])
         if self._knows(headers):
             return None
         if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") == "navigate":
             return HTMLResponse(_AGAIN, headers={"cache-control": "no-store"})
-        return _refusal(scope, "no token", "open the link that was printed, or send `Authorization: Bearer TOKEN`")
+        return _refusal(scope, "no token", "open the link of `ztlens status`, or send `Authorization: Bearer TOKEN`")
 
     def _is_ours(self, origin: str) -> bool:
         try:
@@ -95,13 +96,19 @@ class Gate:
             return False
         return parts.scheme in ("http", "https") and parts.netloc.lower() in self._hosts
 
-    def _entered(self, scope: Scope, given: str, rest: list[tuple[str, str]]) -> Response:
-        """The browser gets its cookie, and the address without the token."""
+    def _entered(self, scope: Scope, headers: Headers, given: str, rest: list[tuple[str, str]]) -> Response:
+        """The browser gets its cookie, and the address without the token.
+
+        Behind a proxy that says so the cookie is for TLS alone. Who else says so harms nobody but himself.
+        """
         if not _same(given, self._token):
-            return _refusal(scope, "this token is not the page's", "open the link that was printed last")
+            return _refusal(scope, "this token is not the page's", "open the link that `ztlens status` shows")
         path = "/" + scope["path"].lstrip("/")  # `//elsewhere` would be another host
         answer = RedirectResponse(path + (f"?{urlencode(rest)}" if rest else ""), 303)
-        answer.set_cookie(self._name, self._cookie, max_age=365 * 86400, httponly=True, samesite="strict", path="/")
+        answer.set_cookie(
+            self._name, self._cookie, max_age=365 * 86400, httponly=True, samesite="strict", path="/",
+            secure=headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower() == "https",
+        )  # fmt: skip
         answer.headers["cache-control"] = "no-store"
         return answer
 

@@ -1,4 +1,4 @@
-"""Where the nodes of a map are: the same for the same nodes, and once there, there they stay.
+"""Where the nodes of a map are: the same for the same nodes, and there they stay while there is room.
 
 Groups are discs on a ring, in the order of their names; within a disc nodes fill a spiral from the middle. A node that
 comes later takes the next place of its group's spiral, so nothing that is on the screen moves.
@@ -13,8 +13,13 @@ from dataclasses import dataclass, field
 _GOLDEN = math.pi * (3 - math.sqrt(5))
 STEP = 46.0
 """Distance between neighbours of a spiral, in the map's own unit."""
+TURN = STEP * 0.9
+"""A disc of n nodes has a radius of TURN √n."""
 ALONE, ALONE_MOST = "\n", 12
 """Begins the name of a disc of one node without a group; so many of them at most."""
+MOST = 2000
+"""Places that are kept, those of nodes long gone, too. With more what is there would be small and far apart: all begins
+anew."""
 Point = tuple[float, float]
 
 
@@ -30,7 +35,7 @@ class Disc:
 
     def next(self) -> Point:
         """The next place: Vogel's spiral."""
-        distance, angle = STEP * 0.9 * math.sqrt(self.taken + 0.5), self.taken * _GOLDEN
+        distance, angle = TURN * math.sqrt(self.taken + 0.5), self.taken * _GOLDEN
         self.taken += 1
         return round(self.x + distance * math.cos(angle), 1), round(self.y + distance * math.sin(angle), 1)
 
@@ -41,9 +46,13 @@ class Layout:
 
     places: dict[str, Point] = field(default_factory=dict)
     discs: dict[str, Disc] = field(default_factory=dict)
+    _disc_of: dict[str, str] = field(default_factory=dict)
 
     def place(self, groups: Mapping[str, str]) -> None:
         """Node → its group, of every node there is now; empty: none. A few without a group stand alone."""
+        if len(self.places.keys() | groups.keys()) > max(MOST, len(groups)):
+            for kept in (self.places, self.discs, self._disc_of):
+                kept.clear()
         new = sorted(name for name in groups if name not in self.places)
         alone = {name: ALONE + name for name in new if not groups[name]}
         if len(alone) + sum(name.startswith(ALONE) for name in self.discs) <= ALONE_MOST:
@@ -54,10 +63,22 @@ class Layout:
             self._add([(group, sizes[group]) for group in fresh])
         for name in new:
             self.places[name] = self.discs[groups[name]].next()
+            self._disc_of[name] = groups[name]
+
+    def groups(self, names: Sequence[str]) -> list[Disc]:
+        """The discs of groups that more than one of `names` is in."""
+        counted = Counter(self._disc_of[name] for name in names)
+        return [disc for name, disc in self.discs.items() if name and counted[name] > 1]
+
+    def spacing(self, names: Sequence[str], width: float, height: float) -> float:
+        """From a node of a disc to the next, when the places of `names` are drawn on width × height, in its unit."""
+        places = [self.places[name] for name in names] or [(0.0, 0.0)]
+        wide, high = (max(values) - min(values) + STEP for values in zip(*places, strict=True))
+        return TURN * math.sqrt(math.pi) * min(width / wide, height / high)
 
     def _add(self, groups: Sequence[tuple[str, int]]) -> None:
         """Discs of new groups: on a ring around what is there."""
-        radii = [STEP * (0.9 * math.sqrt(size) + 0.6) for _, size in groups]
+        radii = [TURN * math.sqrt(size) + STEP * 0.6 for _, size in groups]
         if not self.discs and len(groups) == 1:
             self.discs[groups[0][0]] = Disc(groups[0][0], 0.0, 0.0, radii[0])
             return

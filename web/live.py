@@ -5,6 +5,7 @@ page shows the same, whether it was open all the time or is opened now.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,25 +21,38 @@ APART = 0.1
 QUIET = 2.0
 """Seconds after which time alone is a beat."""
 AGAIN = 1.0
-"""Seconds until a sink that is away is asked again."""
+"""Seconds until a sink that is away, or refuses, is asked again."""
 SILENT = 45.0
 """Seconds without a word (one comes each 15 s) after which the connection is taken for dead."""
 
 
 class Live:
-    """Tells its `listeners`. `away`: the sink does not answer."""
+    """Tells who listens. `away`: the sink does not answer. While nobody listens the sink is not asked."""
 
     def __init__(self, socket: Path) -> None:
         transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False)  # no TLS on a Unix socket
         patience = httpx.Timeout(5.0, read=SILENT)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://sink/api/v1/", timeout=patience)
-        self.listeners: set[Listener] = set()
+        self._listeners: set[Listener] = set()
+        self._wanted = asyncio.Event()
         self.away = False
         self._told = 0.0
         self._due: asyncio.TimerHandle | None = None
 
+    def listen(self, listener: Listener) -> None:
+        """From now on."""
+        self._listeners.add(listener)
+        self._wanted.set()
+
+    def leave(self, listener: Listener) -> None:
+        """No longer."""
+        self._listeners.discard(listener)
+        if not self._listeners:
+            self._wanted.clear()
+            self.away = False  # nobody looks whether it is
+
     def _tell(self, beat: Beat) -> None:
-        for listener in list(self.listeners):
+        for listener in list(self._listeners):
             listener(beat)
 
     def _news(self) -> None:
@@ -57,22 +71,35 @@ class Live:
         passing = asyncio.create_task(self._time())
         try:
             while True:
-                try:
-                    async with self._http.stream("GET", "verdicts/live") as answer:
-                        if answer.status_code == 200:
-                            self._there()
-                            async for line in answer.aiter_lines():
-                                if line.startswith("event:"):
-                                    self._news()
-                except httpx.HTTPError:
-                    pass
-                if not self.away:
+                await self._wanted.wait()
+                there = False
+                with contextlib.suppress(httpx.HTTPError):
+                    there = await self._follow()
+                    if not self._wanted.is_set():
+                        continue
+                if not (there or self.away):
                     self.away = True
                     self._tell("away")
                 await asyncio.sleep(AGAIN)
         finally:
             passing.cancel()
             await self._http.aclose()
+
+    async def _follow(self) -> bool:
+        """Until the sink goes away, or a line comes for nobody (one does at least each 15 s). Is it there still?
+
+        One that refuses (too many follow) is there: time alone is a beat then.
+        """
+        async with self._http.stream("GET", "verdicts/live") as answer:
+            self._there()
+            if answer.status_code != 200:
+                return True
+            async for line in answer.aiter_lines():
+                if not self._wanted.is_set():
+                    return True
+                if line.startswith("event:"):
+                    self._news()
+        return False
 
     def _there(self) -> None:
         if self.away:

@@ -85,12 +85,13 @@ class Shown:
         self._next = 0.0
         self._later: asyncio.TimerHandle | None = None
         self._stale = False
-        self._held = False
+        self.held = False
+        """What is shown is more than a load for news would show: it stays until the address changes."""
 
     def now(self) -> None:
         """The address changed: what is under way is of no use."""
         self.stop()
-        self._held = False
+        self.held = False
         self._start()
 
     async def done(self) -> None:
@@ -99,13 +100,13 @@ class Shown:
             await asyncio.wait([self._task])
 
     def hold(self) -> None:
-        """What is shown is more than a load would show: it stays until the address changes."""
+        """What is shown stays, and what is under way ends."""
         self.stop()
-        self._held = True
+        self.held = True
 
     def news(self) -> None:
         """There may be something new."""
-        if self._held:
+        if self.held:
             return
         if self._task is not None and not self._task.done():
             self._stale = True
@@ -181,7 +182,7 @@ class Page:
         """Makes the browser open an address."""
         self._shown: list[Shown] = []
         self._problems: dict[Shown | None, WebError] = {}
-        live.listeners.add(self._beat)
+        live.listen(self._beat)
 
     async def first(self) -> None:
         """Until all that is shown has been asked for once, but not for long."""
@@ -216,9 +217,10 @@ class Page:
     def address(self, view: str = "", **changes: str | list[str] | None) -> str:
         """The address of a view: the same time, and of the same view the same parameters but for `changes`.
 
-        With `view`, only `changes`. None or empty: without that parameter.
+        With `view`, only `changes`, and the draft. None or empty: without that parameter.
         """
-        given: dict[str, Any] = dict(changes) if view else {**self.query, **changes}
+        kept = {"draft": self.get("draft")} if view else self.query
+        given: dict[str, Any] = {**kept, **changes}
         time_ = {"since": "" if self.span.since == Span.since else self.span.since, "until": self.span.until}
         query = [(name, value) for name, value in {**time_, **given}.items() if value]
         path = VIEWS[view or self.view.name].path
@@ -251,6 +253,8 @@ class Page:
             shown.now()
 
     def _beat(self, beat: Beat) -> None:
+        if beat == "back" and isinstance(self._problems.get(None), AwayError):
+            del self._problems[None]
         if beat in ("back", "away"):
             self._told()
         if beat == "back":
@@ -267,9 +271,11 @@ class Page:
             self._problems[shown] = problem
         self._told()
 
-    def complain(self, problem: WebError) -> None:
-        """Tell it until the address changes."""
-        self._problems = {None: problem, **{key: known for key, known in self._problems.items() if key is not None}}
+    def complain(self, problem: WebError | None) -> None:
+        """Tell it until the address changes, or the next one comes; None: what was told is over."""
+        self._problems.pop(None, None)
+        if problem is not None:
+            self._problems = {None: problem, **self._problems}
         self._told()
 
     def _told(self) -> None:
@@ -285,6 +291,6 @@ class Page:
 
     def close(self) -> None:
         """Nobody looks any more."""
-        self.live.listeners.discard(self._beat)
+        self.live.leave(self._beat)
         for shown in self._shown:
             shown.stop()

@@ -1,5 +1,6 @@
 """`/api/v1/…` of the page is the sink's: passed through as it is, both ways, streams too. Nothing else is."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -43,11 +44,8 @@ class Passing:
         http = self._streams if stays else self._questions
         url = httpx.URL("http://sink").copy_with(raw_path=path + b"?" + request.scope["query_string"])
         headers = {name: request.headers[name] for name in _TAKEN if name in request.headers}
-        asked = http.build_request(
-            request.method, url, headers=headers, content=request.stream() if request.method == "POST" else None
-        )
         try:
-            answer = await http.send(asked, stream=True)
+            answer = await _asked(http, url, headers, request)
         except httpx.PoolTimeout:
             many = f"{STREAMS} live streams" if stays else f"{QUESTIONS} questions"
             return _refusal(503, f"{many} at once already pass through this page", "close one of them, or ask again", 3)
@@ -71,6 +69,36 @@ def _client(socket: Path, most: int, wait: float) -> httpx.AsyncClient:
 def _refusal(status: int, error: str, hint: str, exit_status: int) -> Response:
     headers = {"Retry-After": "1"} if status == 503 else None
     return JSONResponse({"error": error, "hint": hint, "exit": exit_status}, status, headers)
+
+
+async def _asked(http: httpx.AsyncClient, url: httpx.URL, headers: dict[str, str], request: Request) -> httpx.Response:
+    """The begin of the sink's answer. Raises ClientDisconnect when who asked leaves before: the sink is told so."""
+    read = asyncio.Event()
+
+    async def question() -> AsyncIterator[bytes]:
+        async for chunk in request.stream():
+            yield chunk
+        read.set()
+
+    async def leaves() -> None:
+        await read.wait()
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    content = question() if request.method == "POST" else None
+    if content is None:
+        read.set()
+    asked = http.build_request(request.method, url, headers=headers, content=content)
+    answering, leaving = asyncio.create_task(http.send(asked, stream=True)), asyncio.create_task(leaves())
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        answering.cancel()
+        leaving.cancel()
+        await asyncio.wait((answering, leaving))
 
 
 async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:

@@ -7,6 +7,7 @@ run directory the first has it; when that one ends, another puts its own there.
 import asyncio
 import fcntl
 import os
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,13 @@ async def published(run_dir: Path, link: str) -> None:
         finally:
             if _is(file, ours):  # of two that began at the same moment the later one has it
                 file.unlink()
+
+
+def told(link: str) -> str:
+    """`link` for a terminal; for a log, which others read, too, without its token."""
+    if sys.stderr.isatty():
+        return link
+    return f"{link.partition('?')[0]} (`ztlens status` shows the link that lets you in)"
 
 
 def _put(file: Path, link: str) -> IO[str]:

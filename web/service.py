@@ -15,7 +15,7 @@ from web.errors import SettingsError
 from web.gate import Gate
 from web.live import Live
 from web.passing import Passing
-from web.published import published
+from web.published import published, told
 from web.settings import WebSettings
 from web.source import Source
 from web.token import token
@@ -67,12 +67,13 @@ def address(settings: WebSettings, port: int, secret: str) -> str:
 
 
 def application(settings: WebSettings, source: Source, live: Live, passing: Passing) -> FastAPI:
-    """All that is behind the gate. Once a process: NiceGUI has one application."""
+    """All that is behind the gate. Once a process: NiceGUI has one application. Raises WebError."""
     from nicegui import app as pages  # noqa: PLC0415 (a second: not for who only wants the settings)
     from nicegui import ui  # noqa: PLC0415
 
-    from web import views  # noqa: PLC0415
+    from web import cookbook, views  # noqa: PLC0415
 
+    cookbook.queries()  # an installation without it does not start
     outer = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     # An application takes every method: the sink's word is the answer to those that it refuses.
     outer.router.routes.append(Route("/api/{path:path}", passing))
@@ -107,7 +108,7 @@ async def run(settings: WebSettings, ready: asyncio.Event | None = None) -> None
         await server.answers.wait()
         link = address(settings, port, secret)
         tasks.append(asyncio.create_task(published(settings.run_dir, link)))
-        log.info("%s", link)
+        log.info("%s", told(link))
         if ready is not None:
             ready.set()
         done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)

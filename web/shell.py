@@ -52,7 +52,7 @@ def _navigation(page: Page) -> None:
     def moved() -> None:
         for made, view in links:
             kept = page.filters if view.filters else {}
-            put(made, href=page.address(view.name, draft=page.get("draft"), **kept))
+            put(made, href=page.address(view.name, **kept))
 
     moved()
     page.moved.append(moved)

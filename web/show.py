@@ -7,6 +7,9 @@ from schemas import times
 LINES = (("allowed", "allowed", "solid"), ("would_deny", "would deny", "dashed"), ("denied", "denied", "dotted"))
 """Of a Split: key, word, and how its line is drawn. Colour is never the only difference."""
 
+MARKS = {"would_deny": "!", "denied": "×"}
+"""Where there is no line to be drawn otherwise."""
+
 
 def short(count: int | float) -> str:
     """`8,123`, `12.3 k`, `4.5 M`."""

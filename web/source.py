@@ -10,11 +10,11 @@ import httpx
 from web.errors import AwayError, RefusedError
 
 Query = Mapping[str, str | Sequence[str]]
-PATIENCE = 60.0
-"""Seconds a question may take: the sink gives up before."""
+PATIENCE = httpx.Timeout(10.0, read=None, pool=None)
+"""The sink knows how long a question may take and wait; when it is frozen `web.live` tells."""
 _BROKE_OFF = ("The answer broke off", "Ask for less: a shorter time, a narrower filter, a LIMIT.")
-_AWAY = "The sink does not answer"
-_HINT = "Start it with `ztlens up` or `ztlens sink`; the page goes on by itself."
+_AWAY = ("The sink does not answer", "Start it with `ztlens up` or `ztlens sink`; the page goes on by itself.")
+_TOO_LONG = ("The filters are longer than a question may be", "Take some of them out, or ask under SQL.")
 
 
 class Source:
@@ -28,14 +28,14 @@ class Source:
         """The answer to GET. Raises AwayError, RefusedError."""
         return _document(await self._answered("GET", path, params=dict(query or {})))
 
-    async def post(self, path: str, body: Any, *, patience: float = PATIENCE) -> Any:
+    async def post(self, path: str, body: Any) -> Any:
         """The answer to POST: asked anew each time. Raises AwayError, RefusedError."""
-        return _document(await self.raw(path, body, patience=patience))
+        return _document(await self.raw(path, body))
 
-    async def raw(self, path: str, body: Any, *, patience: float = PATIENCE) -> bytes:
+    async def raw(self, path: str, body: Any) -> bytes:
         """The same as it comes, whole."""
         headers = {"content-type": "application/json"}
-        return await self._answered("POST", path, content=json.dumps(body), headers=headers, timeout=patience)
+        return await self._answered("POST", path, content=json.dumps(body), headers=headers)
 
     async def _answered(self, method: str, path: str, **how: Any) -> bytes:
         try:
@@ -44,8 +44,10 @@ class Source:
                     content = await answer.aread()
                 except httpx.HTTPError as error:
                     raise RefusedError(*_BROKE_OFF, 503) from error
+        except httpx.InvalidURL as error:
+            raise RefusedError(*_TOO_LONG, 400) from error
         except httpx.HTTPError as error:
-            raise AwayError(_AWAY, _HINT) from error
+            raise AwayError(*_AWAY) from error
         if answer.status_code != 200:
             said = _document(content)
             raise RefusedError(str(said.get("error")), str(said.get("hint")), answer.status_code)

@@ -37,7 +37,7 @@ def timeline(page: Page) -> None:
         series = [
             {
                 "name": word, "type": "bar", "stack": "all", "data": found[key]["flows"], "barCategoryGap": "12%",
-                "itemStyle": {"color": f"var(--{key.replace('_', '-')})"}, "cursor": "crosshair",
+                "itemStyle": {"color": f"var(--{key.replace('_', '-')})", **charts.pattern(key)}, "cursor": "crosshair",
                 **({"markArea": marks} if key == "allowed" and marks else {}),
             }
             for key, word, _ in LINES

@@ -5,7 +5,7 @@
     └── Missing         3: something needed is not there or not reachable
 
 Errors of the other rooms carry `hint` and mostly `exit_status` themselves; `explain` turns any exception into the
-three things, so that no traceback reaches a user (`--debug` shows it).
+three things, so that no traceback reaches a user (`--debug` shows it) but that of a fault of ztlens.
 """
 
 import errno
@@ -51,6 +51,8 @@ class Explanation:
     message: str
     hint: str
     exit_status: int
+    unforeseen: bool = False
+    """A fault of ztlens: where it comes from is worth more than a short answer, and may not come again."""
 
     def __str__(self) -> str:
         return f"error: {one_line(self.message)}\nhint: {one_line(self.hint)}"
@@ -82,7 +84,7 @@ def explain(error: BaseException) -> Explanation:
     if isinstance(error, MemoryError):
         return Explanation("out of memory", "ask for less at a time: --last, --since, LIMIT", MISSING)
     return Explanation(
-        f"internal error: {type(error).__name__}: {error}", "please report it with the output of --debug", MISSING
+        f"internal error: {type(error).__name__}: {error}", "please report it with all that stands above", MISSING, True
     )
 
 

@@ -121,9 +121,9 @@ def _first(group: BaseExceptionGroup) -> BaseException:
 
 
 def _tell(error: BaseException, debug: bool) -> int:
-    if debug:
-        traceback.print_exception(error)
     told = explain(error)
+    if debug or told.unforeseen:
+        traceback.print_exception(error)
     try:
         sys.stdout.flush()
         print(told, file=sys.stderr)

@@ -2,20 +2,20 @@
 
 Children get their own session, so that Ctrl-C reaches only `up`, which stops them in order; and the kernel sends them
 SIGTERM should `up` be killed (`setpriv --pdeathsig`), so that none is left over. The collector leaves the datapath
-running on SIGTERM: the next `up` takes it over.
+running on SIGTERM: the next `up` takes it over. It alone has all of root's privilege (ztlens/privilege.py).
 """
 
 import asyncio
 import collections
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from ztlens.errors import BAD_INPUT, MISSING, CliError, Missing, one_line
+from ztlens.privilege import without
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 HEALTHY = 60.0
@@ -30,7 +30,7 @@ Report = Callable[[str], None]
 class Part:
     """One child. `ready` returns once it works and raises what it raises as long as it does not.
 
-    `changed` is called whenever `pid` is another, or none.
+    `changed` is called whenever `pid` is another, or none. `kept`: the capabilities left to it; None: all.
     """
 
     def __init__(
@@ -42,12 +42,13 @@ class Part:
         changed: Callable[[], None],
         *,
         environment: Mapping[str, str] | None = None,
+        kept: Iterable[str] | None = None,
         worth_telling: Callable[[str], bool] = bool,
     ) -> None:
         self.name = name
         self.restarts = 0
         self.process: asyncio.subprocess.Process | None = None
-        self._command = list(command)
+        self._command = ["setpriv", "--pdeathsig", "TERM", *([] if kept is None else without(kept)), "--", *command]
         self._ready = ready
         self._report = report
         self._changed = changed
@@ -95,11 +96,9 @@ class Part:
             self._report(f"{self.name}: {line}")
 
     async def _spawn(self) -> None:
-        guard = shutil.which("setpriv")
-        prefix = [guard, "--pdeathsig", "TERM", "--"] if guard else []
         self._said.clear()
         self.process = await asyncio.create_subprocess_exec(
-            *prefix, *self._command,
+            *self._command,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
             env=None if self._environment is None else dict(self._environment), start_new_session=True,
         )  # fmt: skip

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from web.published import told
 from ztlens import nats, show
 from ztlens.checks import before_start, pinned
 from ztlens.config import Settings
@@ -21,6 +22,7 @@ from ztlens.errors import BadInput, CliError, Missing, one_line
 from ztlens.lookup import collector_request, sink_ledger, sink_status, web_link
 from ztlens.nats_store import StoreWatch
 from ztlens.parts import Part, clean_environment, ztlens_command
+from ztlens.privilege import kept
 from ztlens.running import Lock
 
 PATIENCE = {"nats": 20.0, "sink": 30.0, "collector": 120.0, "web": 60.0}
@@ -128,6 +130,7 @@ class Up:
         self._add("web", ztlens_command("web", "--config", str(file)), self._web_answers)
         try:
             await self._unless_stopped(self.parts["web"].start(PATIENCE["web"]))
+            self._report(f"web: {told(web_link(self.settings.run_dir))}")
         except CliError as error:
             if self.stopping.is_set():
                 raise
@@ -164,10 +167,11 @@ class Up:
         await task
 
     def _add(self, name: str, command: list[str], ready: Callable[[], Awaitable[None]]) -> None:
-        worth = self._store.worth_telling if name == "nats" else bool
+        worth = {"nats": self._store.worth_telling, "web": _no_address}.get(name, bool)
         self.parts[name] = Part(
-            name, command, ready, self._report, self._changed, environment=clean_environment(), worth_telling=worth
-        )
+            name, command, ready, self._report, self._changed, environment=clean_environment(), worth_telling=worth,
+            kept=None if name == "collector" else kept(self.settings, command[0]),
+        )  # fmt: skip
 
     async def _nats_answers(self) -> None:
         await nats.check(self.url)
@@ -241,6 +245,11 @@ class Up:
                 last, since = self.ledger, time.monotonic()
             await asyncio.sleep(0.05)
         self._report("the sink did not store everything in time; the stream keeps the rest until the next start")
+
+
+def _no_address(line: str) -> bool:
+    """The page's address is told once it answers: it knows no terminal here."""
+    return not line.startswith("http://")
 
 
 def metrics_of_parts(address: str) -> dict[str, str]:

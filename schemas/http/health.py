@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.http.asked import Asked, Count, Text
+from schemas.http.policies import Pending
 from schemas.http.sums import Split, Sums
 
 
@@ -70,14 +71,15 @@ class RuleSums(Sums):
 
 
 class NodeHealth(msgspec.Struct):
-    """`state`: live, silent or closed. Losses are of all time; `flows_live` null: not counted yet."""
+    """`state`: live, silent or closed. Losses are of all time; `flows_live` null: not counted yet. `pending`: as
+    in http.NodePolicy."""
 
     node: str
     ring: str
     state: str
     mode: str | None
     revision: Count | None
-    pending: bool
+    pending: Pending | None
     flows_live: Count | None
     samples_lost: Count
     held_back: Count

@@ -41,7 +41,8 @@ class PolicyAsked(Span):
 class RuleHits(msgspec.Struct):
     """A rule of the running revision, and what it decided in the span, under its name, in any revision.
 
-    `last_hit` null: never in the span. `shadowed`: why it can never decide, empty if it can.
+    `last_hit`: the time of its last event in the span, null: none. `last_ever`: of all history that is kept, null: it
+    was never hit. `shadowed`: why it can never decide, empty if it can.
     """
 
     name: str
@@ -52,6 +53,7 @@ class RuleHits(msgspec.Struct):
     packets: Count
     bytes: Count
     last_hit: str | None
+    last_ever: str | None
     shadowed: str
 
 
@@ -66,7 +68,8 @@ class Pending(msgspec.Struct):
 
 
 class NodePolicy(msgspec.Struct):
-    """What runs on a node. `other` are decisions of no rule of the policy (`default`, `builtin:ndp` …)."""
+    """What runs on a node. `other` decided in the span and is no rule of it: `default`, `builtin:ndp` …, which have no
+    `action`, and rules of earlier revisions."""
 
     running: Revision
     pending: Pending | None

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import duckdb
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,7 +24,7 @@ from sink.api import asking, openapi
 from sink.api.ahead import Ahead
 from sink.api.endpoints import ENDPOINTS, PREFIX, Endpoint, Question
 from sink.api.live import Live
-from sink.api.readers import Readers, again
+from sink.api.readers import LEFT, WAITING, Few, Readers
 from sink.api.refusing import REFUSED, broken, http_error, refusal
 from sink.api.shared import Shared
 from sink.api.streams import TYPES, Streamed, encoded
@@ -46,17 +47,23 @@ _CHECKED = 64
 """Policies whose rules that never decide are remembered."""
 SMALL = 16 << 10
 """Characters of policies that are looked at in a thread: starting a process would take most of the time."""
+CHECKS = 2
+"""Questions that ask the policy engine alone, at a time: a large one takes a process each. No reader waits for them."""
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 class Api:
-    """Answers over `store`; `status` gives the document of `status`."""
+    """Answers over `store`; `status` gives the document of `status`, `behind` says whether more waits to be stored."""
 
-    def __init__(self, store: Store, settings: SinkSettings, status: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    def __init__(
+        self, store: Store, settings: SinkSettings, status: Callable[[], Awaitable[dict[str, Any]]],
+        behind: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
         self._store = store
         self._settings = settings
         self._told = status
-        self._readers = Readers(store, settings)
+        self._readers = Readers(store, settings, behind)
+        self._checks = Few("check", CHECKS, WAITING * settings.query_timeout)
         self._shared = Shared(store, self._readers)
         self._ahead = Ahead(_encoder)
         self._never: OrderedDict[str, dict[str, str]] = OrderedDict()
@@ -72,7 +79,7 @@ class Api:
     def counters(self) -> dict[str, int]:
         """Questions by what became of them."""
         repeated = {f"again_{why}": n for why, n in self._store.counters.again.items()}
-        return self._counters | {"busy": self._readers.busy} | repeated | self.live.counters
+        return self._counters | {"busy": self._readers.busy + self._checks.busy} | repeated | self.live.counters
 
     def _handler(self, endpoint: Endpoint) -> Handler:
         """Decodes, counts, and turns what was raised into an answer."""
@@ -141,31 +148,32 @@ class Api:
     async def _policy(self, request: Request, endpoint: Endpoint, asked: http.PolicyAsked) -> Response:
         nodes = await self._shared.read(request, lambda reading: policies.policies(reading, asked), asked)
         for node in nodes:
-            never = await self._never_of(node["running"]["hash"], node["running"]["text"] or "")
+            never = await self._never_of(request, node["running"]["hash"], node["running"]["text"] or "")
             for rule in node["rules"]:
                 rule["shadowed"] = never.get(rule["name"], "")
         return _json({"nodes": nodes})
 
-    async def _never_of(self, digest: str, text: str) -> dict[str, str]:
+    async def _never_of(self, request: Request, digest: str, text: str) -> dict[str, str]:
         """Rules of a policy that can never decide, and why."""
         if digest not in self._never:
-            self._never[digest] = await self._policed(policies.never, text) if text else {}
+            self._never[digest] = await self._policed(request, policies.never, text) if text else {}
             while len(self._never) > _CHECKED:
                 self._never.popitem(last=False)
         return self._never.get(digest, {})
 
-    async def _policed(self, work: Callable[..., Any], *texts: str, **how: bool) -> Any:
-        """What the policy engine says of texts. Raises PolicyError, SinkError."""
-        if sum(map(len, texts)) <= SMALL:
-            return await self._readers.run(functools.partial(work, *texts, **how))
-        timeout = self._settings.query_timeout
-        return await self._readers.run(lambda: apart(timeout, lambda _: None, work, *texts, **how))
+    async def _policed(self, request: Request, work: Callable[..., Any], *texts: str, **how: bool) -> Any:
+        """What the policy engine says of texts, of large ones in a process. Raises PolicyError, SinkError."""
+        left = threading.Event()
+        asks: Callable[[], Any] = functools.partial(work, *texts, **how)
+        if sum(map(len, texts)) > SMALL:
+            asks = functools.partial(apart, self._settings.query_timeout, _stopping(left), work, *texts, **how)
+        return await self._checks.attended(request.is_disconnected, asks, left.set)
 
     async def _check(self, request: Request, endpoint: Endpoint, asked: None) -> Response:
         question = asking.decoded(
             await asking.raw(request, asking.POLICY_MAX), http.CheckAsked, "not a draft", 'send {"text": …}'
         )
-        return _json(await self._policed(policies.checked, question.text))
+        return _json(await self._policed(request, policies.checked, question.text))
 
     async def _diff(self, request: Request, endpoint: Endpoint, asked: None) -> Response:
         question = asking.decoded(
@@ -173,7 +181,7 @@ class Api:
             'send {"before": {"node": …}, "after": {"text": …}}',
         )  # fmt: skip
         texts = await self._readers.read(request.is_disconnected, lambda reading: policies.texts(reading, question))
-        return _json(await self._policed(policies.difference, *texts, rules=question.rules))
+        return _json(await self._policed(request, policies.difference, *texts, rules=question.rules))
 
     async def _audit(self, request: Request, endpoint: Endpoint, asked: None) -> Response:
         def work(body: bytes, progress: Progress) -> dict[str, Any]:
@@ -194,13 +202,9 @@ class Api:
         """What takes long. It holds a reader, and ends when who asked has left."""
         left = threading.Event()
 
-        def progress(_: int) -> None:
-            if left.is_set():
-                raise BusyError("who asked has left", "ask again")
-
         def work() -> dict[str, Any]:
             try:
-                return answer(body, progress)
+                return answer(body, _stopping(left))
             except PolicyError as error:
                 raise QueryError(str(error), error.hint) from error
 
@@ -214,17 +218,12 @@ class Api:
         question = asking.decoded(body, Question, "not a question", 'send {"sql": "SELECT …", "format": "json"}')
         if question.format not in TYPES:
             raise QueryError(f"format {question.format!r}", f"one of {', '.join(TYPES)}")
-        await self._readers.take()
-        try:
-            answer = await self._readers.run(again, self._store, functools.partial(self._ask, question))
-        except BaseException:
-            self._readers.give()
-            raise
+        answer = await self._readers.ask(request.is_disconnected, functools.partial(self._asked, question), keep=True)
         return Streamed(self._stream(answer, question.format), TYPES[question.format], lambda: self._done(answer))
 
-    def _ask(self, question: Question) -> Answer:
+    def _asked(self, question: Question, cursor: duckdb.DuckDBPyConnection) -> Answer:
         return Answer(
-            self._store.cursor(), question.sql, question.parameters, self._settings.query_timeout,
+            cursor, question.sql, question.parameters, self._settings.query_timeout,
             rows=0 if question.streamed else self._settings.answer_rows, limit=question.limit,
         )  # fmt: skip
 
@@ -263,6 +262,17 @@ class Api:
         """Let the threads go."""
         self.live.close()
         self._readers.close()
+        self._checks.close()
+
+
+def _stopping(left: threading.Event) -> Progress:
+    """Ends what tells of its progress when who asked has left."""
+
+    def progress(_: int) -> None:
+        if left.is_set():
+            raise BusyError(*LEFT)
+
+    return progress
 
 
 def _json(document: Any) -> Response:

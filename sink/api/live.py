@@ -7,10 +7,11 @@ viewer does not read in time is left out, counted, and told to it. History has i
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -23,6 +24,8 @@ from sink.history.records import VERDICT
 from sink.history.views import verdicts_of
 from sink.priority import give_way
 from sink.store import Store
+
+log = logging.getLogger("ztlens.sink")
 
 VIEWERS = 100
 AT_ONCE = 500
@@ -95,6 +98,15 @@ class Viewer:
 
 def _event(name: str, data: bytes) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+
+
+class _Found(NamedTuple):
+    """Verdicts as a JSON array, how many they are, how many more there were, and why those are left out."""
+
+    rows: bytes
+    told: int
+    more: int
+    why: str
 
 
 class Live:
@@ -172,29 +184,27 @@ class Live:
                 self._give(by_words[words], answer)
             await asyncio.sleep(min(REST_MOST, REST * seconds))
 
-    def _give(self, viewers: list[Viewer], answer: tuple[bytes, int, int] | SinkError) -> None:
+    def _give(self, viewers: list[Viewer], answer: _Found | SinkError) -> None:
         for viewer in viewers:
             if isinstance(answer, SinkError):
                 said = {"error": str(answer), "hint": answer.hint, "exit": answer.exit_status}
                 viewer.end(_event("error", msgspec.json.encode(said)))
                 continue
-            rows, count, more = answer
-            viewer.leave_out("rate", more)
+            rows, count, more, why = answer
+            viewer.leave_out(why, more)
             lost = viewer.give(rows, count) if count else 0
             self._sent += count - lost
             self._left_out += more + lost
 
-    def _asked(
-        self, waiting: list[pa.Table], words: list[str]
-    ) -> tuple[dict[str, tuple[bytes, int, int] | SinkError], float]:
-        """Of each predicate: rows as a JSON array, how many, and how many more there were; and the seconds of a CPU
-        that it took: on a busy machine a thread that gives way waits for most of its time."""
+    def _asked(self, waiting: list[pa.Table], words: list[str]) -> tuple[dict[str, _Found | SinkError], float]:
+        """What was found for each predicate; and the seconds of a CPU that it took: on a busy machine a thread that
+        gives way waits for most of its time."""
         begun = time.thread_time()
-        out: dict[str, tuple[bytes, int, int] | SinkError] = {}
-        rows = pa.concat_tables(waiting)
+        out: dict[str, _Found | SinkError] = {}
         for each in words:
 
-            def once(each: str = each) -> tuple[bytes, int, int]:
+            def once(each: str = each) -> _Found:
+                rows = pa.concat_tables(waiting)
                 with Reading(self._store.cursor(), PATIENCE, theirs=True) as reading:
                     return _matching(reading, rows, each)
 
@@ -202,6 +212,10 @@ class Live:
                 out[each] = again(self._store, once)
             except SinkError as error:
                 out[each] = error
+            except Exception:  # of memory, or nobody foresaw it: who follows goes on with the next look
+                log.exception("live verdicts that could not be looked at are left out")
+                begun -= REST_MOST  # not one after the other
+                out[each] = _Found(b"[]", 0, sum(rows.num_rows for rows in waiting), "failed")
         return out, time.thread_time() - begun
 
     def close(self) -> None:
@@ -214,7 +228,7 @@ class Live:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _matching(reading: Reading, rows: pa.Table, words: str) -> tuple[bytes, int, int]:
+def _matching(reading: Reading, rows: pa.Table, words: str) -> _Found:
     reading.cursor.register("live_rows", rows)
     view = verdicts_of("live_rows", ", CASE WHEN v.flow_id <> 0 THEN v.ring || '-' || v.flow_id END AS flow")
     found = reading.table(
@@ -228,4 +242,4 @@ def _matching(reading: Reading, rows: pa.Table, words: str) -> tuple[bytes, int,
             kept = verdicts_of("live_rows", spoken=words)
             ((count,),) = reading.rows(f"SELECT count(*) FROM ({kept}) WHERE {words}")
     told: list[Any] = [row for batch in found.to_batches() for row in output.json_rows(batch)]
-    return b"[" + b",".join(told) + b"]", len(told), count - len(told)
+    return _Found(b"[" + b",".join(told) + b"]", len(told), count - len(told), "rate")

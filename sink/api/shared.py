@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from sink.api.readers import LOOKS, Readers
+from sink.api.readers import LEFT, LOOKS, Readers
 from sink.errors import BusyError
 from sink.history.reading import Reading
 from sink.store import Store
@@ -96,7 +96,7 @@ async def _awaited(turn: _Turn, request: Request) -> Any:
     try:
         while not (await asyncio.wait([turn.doing], timeout=LOOKS))[0]:
             if await request.is_disconnected():
-                raise BusyError("who asked has left", "ask again")
+                raise BusyError(*LEFT)
         return turn.doing.result()
     finally:
         turn.waiting -= 1

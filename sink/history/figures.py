@@ -11,14 +11,13 @@ import numpy as np
 
 from schemas.codes import Decision, RuleId
 from schemas.metrics import RULES_MOST
+from sink.history import hits
 from sink.history.ledger import ORDER
 
 PACKETS = ("parsed", "judged", "flows", "untracked")
 EVENTS = ("due", "emitted", "pending", "lost", "held_back", "published", "stored", "gaps", "in_flight")
 RECENT = 86_400
 """Seconds: rings that were not heard of for so long are no longer asked whether they balance."""
-_HOURS = "time < (SELECT coalesce(max(before), 'epoch'::TIMESTAMP_NS) FROM store.folded)"
-_SUMS = f"""(SELECT * FROM store.pairs_1h UNION ALL SELECT * FROM store.pairs_1m WHERE NOT ({_HOURS}))"""
 
 
 class Books(NamedTuple):
@@ -51,7 +50,7 @@ def denied_pairs(cursor: duckdb.DuckDBPyConnection) -> dict[str, np.ndarray]:
     """Of each node the pairs that were ever denied, as sorted hashes (uint64). Raises duckdb.Error."""
     found = cursor.execute(
         f"""SELECT r.node AS node, list(DISTINCT hash(src_hi, src_lo, dst_hi, dst_lo, proto, dport)) AS pairs
-            FROM {_SUMS} AS v JOIN store.rings AS r ON r.id = v.ring
+            FROM {hits.SUMS} AS v JOIN store.rings AS r ON r.id = v.ring
             WHERE v.decision = {int(Decision.DENY)} AND NOT v.duplicate GROUP BY r.node"""
     ).to_arrow_table()
     return {
@@ -76,8 +75,7 @@ def idle_rules(cursor: duckdb.DuckDBPyConnection, nodes: list[str]) -> dict[str,
         ), named AS (
             SELECT r.node, x.ring, x.revision, x.id, x.name FROM store.rules AS x JOIN store.rings AS r ON r.id = x.ring
         ), hits AS (
-            SELECT ring, revision, rule, max(last_seen) AS last FROM {_SUMS}
-            WHERE rule >= {int(RuleId.FIRST)} GROUP BY ALL
+            SELECT * FROM {hits.latest(cursor)} WHERE rule >= {int(RuleId.FIRST)}
         ), last_hits AS (
             SELECT n.node, n.name, max(h.last) AS last
             FROM named AS n JOIN hits AS h ON h.ring = n.ring AND h.revision = n.revision AND h.rule = n.id GROUP BY ALL

@@ -34,7 +34,8 @@ class Increments:
 def increments(events: pa.Table, base: pa.Table) -> Increments:
     """Of `events` of one ring (columns EVENT, each position once, any order).
 
-    `base` (columns BASE, a row a flow) holds the last event before them of flows that were open already.
+    `base` (columns BASE, a row a flow) holds the last event before them of flows that were open already. Raises
+    RuntimeError where it is not before them: sums would be wrong, and nobody would know.
     """
     given = {name: _numbers(events, name) for name in EVENT}
     before = {name: _numbers(base, name) for name in BASE}
@@ -64,6 +65,8 @@ def increments(events: pa.Table, base: pa.Table) -> Increments:
         columns[name][at] = _differences(totals, continued)[own]
 
     ends = np.flatnonzero(np.append(~continued[1:], True) & (sorted_flow != 0)) if len(order) else np.zeros(0, np.intp)
+    if (order[ends] < fresh).any():
+        raise RuntimeError("open flows are known beyond the events that are added up")
     # The first of its flow that is an event and not the base. Every base has an event: it was asked for by these.
     heads = np.maximum.accumulate(np.where(continued, 0, np.arange(len(order))))[ends]
     heads += ~own[heads]

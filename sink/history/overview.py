@@ -72,7 +72,7 @@ def _rates(reading: Reading, until: int) -> dict[str, Any]:
 
 def _nodes(reading: Reading) -> list[dict[str, Any]]:
     """http.NodeHealth of each node, by its newest ring."""
-    pending = {one["running"]["node"]: one["pending"] is not None for one in policies.running(reading)}
+    pending = {one["running"]["node"]: one["pending"] for one in policies.running(reading)}
     found = reading.records(
         f"""SELECT n.node, n.ring, n.state, n.mode, n.revision,
             (SELECT arg_max(x.flows_live, {ORDER}) FROM store.loss AS x
@@ -84,4 +84,4 @@ def _nodes(reading: Reading) -> list[dict[str, Any]]:
             LEFT JOIN ledger AS l ON l.node = n.node AND l.ring = n.ring
         QUALIFY row_number() OVER (PARTITION BY n.node ORDER BY r.id DESC) = 1 ORDER BY n.node"""
     )
-    return [row | {"pending": pending.get(row["node"], False)} for row in found]
+    return [row | {"pending": pending.get(row["node"])} for row in found]

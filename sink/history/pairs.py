@@ -14,7 +14,19 @@ FOR_EVER = (1 << 63) - 2
 """The last moment a TIMESTAMP_NS can say; the one after it means infinity."""
 
 _JUDGED = ", ".join(KEYS[:-1])
-_SUMMED = ", ".join(f"sum({name})::{kind} AS {name}" for name, kind in PAIR_SUMS)
+_SUM_MOST = (1 << 62) - 1
+
+
+def total(of: str, only: str = "") -> str:
+    """SQL: the sum of numbers, of those for which `only` holds; of none 0.
+
+    Forged numbers cannot make it more than its type holds: that would be an error in every answer it is part of.
+    """
+    where = f" FILTER ({only})" if only else ""
+    return f"least(coalesce(sum({of}){where}, 0), {_SUM_MOST})::UBIGINT"
+
+
+_SUMMED = ", ".join(f"{total(name)} AS {name}" for name in SUMS)
 
 
 def within(first: int, past: int, time: str = "time") -> str:

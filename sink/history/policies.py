@@ -12,7 +12,8 @@ from schemas.codes import RuleId, word
 from schemas.present import reserved_rule
 from sink.errors import AbsentError, QueryError
 from sink.history import asked as asking
-from sink.history import spans
+from sink.history import hits, spans
+from sink.history.pairs import total
 from sink.history.reading import Reading
 from sink.history.revisions import IN_FORCE
 
@@ -122,53 +123,54 @@ def policies(reading: Reading, asked: http.PolicyAsked) -> list[dict[str, Any]]:
     """
     node = _node(reading, asked.node) if asked.node else ""
     nodes = running(reading, node)
-    hits = _hits(reading, asking.span(asked))
+    found = _hits(reading, asking.span(asked))
     out = []
     for one in nodes:
-        named = hits.get(one["running"]["node"], {})
+        named = found.get(one["running"]["node"], {})
         rules = reading.records(
             "SELECT name, action, report_only, text FROM store.rules WHERE ring = ? AND revision = ? ORDER BY id",
             [one["number"], one["running"]["revision"]],
         )
         names = {rule["name"] for rule in rules}
-        others = [name for name in sorted(named) if name not in names]
+        others = [rule for name, rule in sorted(named.items()) if name not in names and rule["last_hit"]]
         out.append(
             {
                 "running": one["running"],
                 "pending": one["pending"],
-                "rules": [rule | named.get(rule["name"], _NONE) | {"shadowed": ""} for rule in rules],
-                "other": [
-                    {"name": name, "action": "", "report_only": False, "text": "", **named[name], "shadowed": ""}
-                    for name in others
-                ],
+                "rules": [_NONE | named.get(rule["name"], {}) | rule for rule in rules],
+                "other": others,
             }
         )
     return out
 
 
-_NONE = {"flows": 0, "packets": 0, "bytes": 0, "last_hit": None}
+_NONE = {"flows": 0, "packets": 0, "bytes": 0, "last_hit": None, "last_ever": None, "shadowed": ""}
 
 
 def _hits(reading: Reading, bounds: asking.Bounds) -> dict[str, dict[str, dict[str, Any]]]:
-    """Node → name of a rule, as each revision called it → what it decided in the span."""
+    """Node → name of a rule, as each revision called it → http.RuleHits, with action and text of the last of them."""
     relation = spans.relation(reading.cursor, *bounds, crossing=False)
     name = f"coalesce(n.name, CASE WHEN h.rule < {int(RuleId.FIRST)} THEN NULL ELSE 'rule:' || h.rule END)"
+    order = "(h.ring, h.revision)"
     found = reading.records(
         f"""SELECT r.node, {name} AS name, CASE WHEN n.name IS NULL THEN h.rule END AS reserved,
-            sum(h.flows)::UBIGINT AS flows, sum(h.packets)::UBIGINT AS packets, sum(h.bytes)::UBIGINT AS bytes,
-            max(h.last_hit) AS last_hit
+            {total("h.flows")} AS flows, {total("h.packets")} AS packets, {total("h.bytes")} AS bytes,
+            max(h.last_hit) AS last_hit, max(h.last_ever) AS last_ever,
+            coalesce(arg_max(n.action, {order}), '') AS action, coalesce(arg_max(n.text, {order}), '') AS text,
+            coalesce(arg_max(n.report_only, {order}), false) AS report_only
         FROM (SELECT ring, revision, rule, sum(flows) AS flows, sum(packets_original + packets_reply) AS packets,
-                sum(bytes_original + bytes_reply) AS bytes, max(last_seen) AS last_hit FROM {relation}
-                GROUP BY ring, revision, rule) AS h
+                sum(bytes_original + bytes_reply) AS bytes, max(last_seen) AS last_hit, last_hit AS last_ever
+                FROM {relation} GROUP BY ring, revision, rule
+            UNION ALL SELECT ring, revision, rule, 0, 0, 0, NULL, last FROM {hits.latest(reading.cursor)}) AS h
             JOIN store.rings AS r ON r.id = h.ring
             LEFT JOIN store.rules AS n ON n.ring = h.ring AND n.revision = h.revision AND n.id = h.rule
         GROUP BY ALL"""
     )
     out: dict[str, dict[str, dict[str, Any]]] = {}
     for row in found:
-        called = row["name"] or reserved_rule(row["reserved"]) or f"rule:{row['reserved']}"
-        sums = {key: row[key] for key in _NONE}
-        out.setdefault(row["node"], {})[called] = sums
+        node, reserved = row.pop("node"), row.pop("reserved")
+        name = row["name"] or reserved_rule(reserved) or f"rule:{reserved}"
+        out.setdefault(node, {})[name] = _NONE | row | {"name": name}
     return out
 
 

@@ -29,6 +29,7 @@ from sink.history.audit import Document, Text, audit
 from sink.history.audit import Question as Audit
 from sink.history.judges import NOT_POLICYS
 from sink.history.ledger import rfc3339
+from sink.history.pairs import total
 from sink.history.query import explained
 from sink.history.revisions import Revisions
 
@@ -165,7 +166,7 @@ def _question(question: Question, revisions: Revisions, known: Known, relation: 
     denied = "false" if question.include_denied else f"decision <> {int(Decision.ALLOW)}"
     doubt = f"flags & {int(Flag.MIDSTREAM | Flag.UNTRACKED)} <> 0"
     where = "NOT duplicate" if question.node is None else f"ring IN ({_listed(revisions.nodes)})"
-    ends, sums = ", ".join(_ENDS), ", ".join(f"sum({name})::BIGINT AS {name}" for name in SUMS)
+    ends, sums = ", ".join(_ENDS), ", ".join(f"{total(name)}::BIGINT AS {name}" for name in SUMS)
     seen = "min(first_seen) AS first_seen, max(last_seen) AS last_seen"
     kept = ", ".join(f"CASE WHEN kind IN ({_TAKEN}, {_UNSURE}) THEN {name} ELSE 0 END AS {name}" for name in _ENDS)
     turned = {"src_hi": "dst_hi", "src_lo": "dst_lo", "dst_hi": "src_hi", "dst_lo": "src_lo", "dport": "sport"}

@@ -5,13 +5,18 @@ import pyarrow as pa
 
 from schemas.envelope import Envelope
 from schemas.errors import EnvelopeError
-from schemas.tables import VERDICT_COLUMNS
+from schemas.tables import PAIR_SUMS, VERDICT_COLUMNS
 from schemas.verdict import DTYPE
 
 ROWS_MAX = 1 << 20
 """More rows than any collector puts into a message; a larger claim is corrupt, and would cost its size in memory."""
+_TOTAL_MAX = 1 << 60
+"""Packets or bytes of one flow: more is corrupt, and sums of such would not fit. 400 Gbit/s take 267 days for it."""
 _TIME_MAX = (1 << 63) - 1
 _POSITION_MAX = (1 << 64) - 1
+_OWN = {0: (0, 0), 4: (0, (1 << 32) - 1), 6: ((1 << 64) - 1, (1 << 64) - 1)}
+"""Family → the bits of an address's halves that it has. 0: malformed, there is no address."""
+_HIGH, _LOW = (np.array([_OWN.get(family, (0, 0))[i] for family in range(max(_OWN) + 1)], "<u8") for i in (0, 1))
 _ADDRESSES = tuple(name for name in DTYPE.names or () if DTYPE[name].kind == "V")
 
 
@@ -29,14 +34,20 @@ def stored_columns(batch: Envelope) -> dict[str, np.ndarray]:
     first, last = int(given["time"].min()) + batch.clock, int(given["time"].max()) + batch.clock
     if first < 0 or last > _TIME_MAX:
         raise EnvelopeError(f"time {first} to {last} ns is out of range")
+    for name, _ in PAIR_SUMS[1:]:
+        if (most := int(given[name].max())) > _TOTAL_MAX:
+            raise EnvelopeError(f"{name} of {most} is out of range")
+    family = given["family"]
+    if not np.isin(family, [*_OWN]).all():
+        raise EnvelopeError(f"a family is none of {', '.join(map(str, _OWN))}")
     out = {
         "position": batch.positions(),
         "time": (given["time"].astype("<u8") + np.uint64(batch.clock & _POSITION_MAX)).view("M8[ns]"),
     }
     for name, column in given.items():
         if name in _ADDRESSES:
-            halves = column.view(">u8").reshape(-1, 2)
-            out[f"{name}_hi"], out[f"{name}_lo"] = halves[:, 0].astype("<u8"), halves[:, 1].astype("<u8")
+            halves = column.view(">u8").reshape(-1, 2).astype("<u8")  # whatever a sender put where there is no address
+            out[f"{name}_hi"], out[f"{name}_lo"] = halves[:, 0] & _HIGH[family], halves[:, 1] & _LOW[family]
         elif name != "time":
             out[name] = column.astype(DTYPE[name], copy=False)
     return out

@@ -173,13 +173,15 @@ class Store:
     @contextmanager
     def transaction(self, what: str) -> Iterator[duckdb.DuckDBPyConnection]:
         """BEGIN … COMMIT on the writer's connection; on an error ROLLBACK and StoreError, which says `what` failed."""
+        ending = False
         try:
             self._connection.execute("BEGIN")
             yield self._connection
+            ending = True
             self._connection.execute("COMMIT")
             self.changes += 1
         except BaseException as error:
-            self.recover(error)
+            self.recover(error, anew=ending and isinstance(error, duckdb.Error) and _memory_full(error))
             if not isinstance(error, duckdb.Error):
                 raise
             raise _failed(what, error) from error
@@ -192,13 +194,20 @@ class Store:
             self.recover(error)
             raise _failed("housekeeping", error) from error
 
-    def recover(self, error: BaseException) -> None:
-        """End the transaction; after an I/O error DuckDB may refuse everything until the file is opened again."""
+    def recover(self, error: BaseException, anew: bool = False) -> None:
+        """End the transaction; after an I/O error DuckDB may refuse everything until the file is opened again.
+
+        `anew`: open it in any case. A COMMIT that fails for want of memory, when DuckDB cleans up behind it, is neither
+        done nor undone in memory (github.com/duckdb/duckdb/pull/26019): rows that it deleted cannot be deleted any
+        more, and stand there twice after the next try. The file has all of it or nothing.
+        """
         with suppress(duckdb.Error):
             self._connection.execute("ROLLBACK")
         try:
             self._connection.execute("SELECT 1 FROM store.rings LIMIT 1").fetchall()
         except duckdb.Error:
+            anew = True
+        if anew:
             log.warning("the database gave up (%s) and is opened again", _first_line(error))
             self.reopen()
 
@@ -449,7 +458,8 @@ def _failed(what: str, error: duckdb.Error) -> StoreError:
 
 def _memory_full(error: duckdb.Error) -> bool:
     """A COMMIT says it as an error of its own kind."""
-    return isinstance(error, duckdb.OutOfMemoryException) or "failed to pin block" in str(error)
+    said = ("failed to pin block", "could not allocate block", "failed to allocate data")
+    return isinstance(error, duckdb.OutOfMemoryException) or any(words in str(error) for words in said)
 
 
 def _hint(error: Exception) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nats
 
-from schemas import envelope, streams, subjects
+from schemas import envelope, messages, streams, subjects
 from schemas.verdict import STRIDE
 from tests.bench.installation import wait_until
 from tests.bench.stored import BLOCK_SECONDS
@@ -30,11 +30,13 @@ class Written:
         self._sent = 0
 
     async def fill(self, blocks: int) -> None:
-        """Publish."""
+        """Publish, first what names the ends."""
         client = await nats.connect(self._server.url)
         jetstream = client.jetstream()
         await streams.ensure(client, subjects.VERDICTS_STREAM)
         await streams.ensure(client, subjects.RECORDS_STREAM)
+        record = history.record()
+        await jetstream.publish(subjects.policy(record.node), messages.encode(record), timeout=30)
         for rows in history.RealTraffic(BLOCK_SECONDS).blocks(blocks):
             for i in range(0, len(rows), MESSAGE):
                 part = rows[i : i + MESSAGE]

@@ -409,17 +409,18 @@ def test_the_disk_fills_up_and_has_room_again(lab: Lab, wired: tuple[str, socket
         fill(one.state / "filler")
         send(wire, 2000, 200)
         up.until_said("no space left on device")
+        send(wire, 3000, 200)  # nats acknowledges before it writes: the first it could not write need not wait
         wait_for(lambda: one.status()["events_waiting"] >= 200, "the events to wait in the ring", PATIENCE)
         # Questions are answered all the time. The rest of a file's last block may have had room for an event more.
         assert one.value("SELECT count(*) FROM verdicts WHERE sport < 2000") == 200
         (one.state / "filler").unlink()
         up.until_said("nats is back (restart 1)")
-        wait_for(lambda: stored(one) == 400, "the events to be stored", PATIENCE)
+        wait_for(lambda: stored(one) >= 600, "the events to be stored", PATIENCE)  # more: flows that have ended
         ledger = one.down(up)
         assert "Traceback" not in up.said()
         events = ledger["rings"][0]["events"]
-        assert (events["stored"], events["lost"], events["gaps"]) == (800, 0, [])
-        assert one.value("SELECT sum(packets) FROM flows") == 400
+        assert (events["stored"], events["lost"], events["gaps"]) == (1200, 0, [])
+        assert one.value("SELECT sum(packets) FROM flows") == 600
         untouched(one, netns)
 
 

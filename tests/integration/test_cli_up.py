@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -127,6 +128,13 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
         assert not (PINS / one.name).exists()
 
 
+def privileges(pid: int) -> tuple[set[str], set[str]]:
+    """What the kernel says of all its threads: capabilities in any set, as hexadecimal, and no_new_privs."""
+    found = "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status"))
+    capabilities = re.findall(r"^Cap\w+:\s+0*([0-9a-f]+)$", found, re.MULTILINE)
+    return set(capabilities), set(re.findall(r"^NoNewPrivs:\s+(\d)$", found, re.MULTILINE))
+
+
 def settled(one: Installation, packets: int) -> bool:
     """Whether all UDP to ports 7001 and 7002 is in the store: flows are told again when they end or are sampled."""
     found = one.json("sql", "SELECT coalesce(sum(packets), 0) AS n FROM flows WHERE dport IN (7001, 7002)")
@@ -194,9 +202,13 @@ def test_parts_that_die_come_back_and_nothing_is_lost(installation: Installation
 
 
 def test_up_killed_leaves_the_datapath_to_the_next_up(installation: Installation) -> None:
+    """With a state directory of somebody else, in which root without capabilities would be a stranger."""
     one = installation
+    (one.directory / "state").mkdir(0o700)
+    os.chown(one.directory / "state", 65534, 65534)
     process = one.up("--policy", str(one.directory / "policy.yaml"))
     parts = one.parts()
+    assert privileges(parts["sink"]) == ({"0", "2"}, {"1"})  # CAP_DAC_OVERRIDE
     process.kill()
     process.wait()
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in parts.values()), "its children to end", 30)
@@ -249,10 +261,16 @@ def test_the_page_is_a_part_of_it(installation: Installation) -> None:
     up = installation.up("--web", "127.0.0.1:0")
     file = installation.directory / "run/web.url"
     link = file.read_text()
-    assert f"web: {link}" in installation.errors()
+    address, _, secret = link.partition("?token=")
+    assert f"web: {address} (`ztlens status` shows the link that lets you in)" in installation.errors()
+    assert secret not in installation.errors()  # a file here, else the journal: others read it, too
+    assert link in installation.ztlens("status")
     assert file.stat().st_mode & 0o777 == 0o600
     assert httpx.get(link).status_code == 303
     parts = installation.parts()
+    for name, pid in parts.items():
+        assert (name, *privileges(pid)) == (name, {"0"}, {"1"}) or name == "collector"
+    assert privileges(parts["collector"]) == privileges(up.pid)
     os.kill(parts["web"], signal.SIGKILL)
     wait_for(lambda: "web is back (restart 1)" in installation.errors(), "the page to be back", 120)
     assert file.read_text().rpartition("?")[2] == link.rpartition("?")[2]

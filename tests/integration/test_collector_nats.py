@@ -93,6 +93,29 @@ async def test_kill_9_of_the_server_under_load(nats_server: NatsServer) -> None:
     assert np.array_equal(check_cover(await stored(nats_server), kernel.produced), np.arange(1, total + 1))
 
 
+async def test_a_client_that_closes_without_a_word(nats_server: NatsServer) -> None:
+    """As nats-py's does when the connection is reset while it closes it: `drain` raises, nobody is called."""
+    kernel = FakeKernel()
+    async with pumping(kernel, nats_server) as (pump, bus):
+        await feed(kernel, 500)
+        await until(lambda: pump.acknowledged == 500, "the first events")
+
+        async def reset() -> None:
+            raise ConnectionResetError("Connection lost")
+
+        client = bus._client
+        assert client is not None and client._transport is not None
+        client._transport.drain = reset  # type: ignore[method-assign]
+        client._pending, client._pending_data_size = [b"PING\r\n"], 6  # what it was just about to send
+        nats_server.kill()
+        await until(lambda: client.is_closed, "the end of the connection")
+        nats_server.start()
+        await feed(kernel, 500)
+        await until(lambda: pump.acknowledged == 1000, "all events")
+        assert bus.connects == 2
+    check_cover(await stored(nats_server), 1000 * STRIDE)
+
+
 async def test_away_for_a_while_then_everything(nats_server: NatsServer) -> None:
     kernel = FakeKernel(4096)
     async with pumping(kernel, nats_server) as (pump, bus):

@@ -78,6 +78,8 @@ async def test_a_collector(nats_server: NatsServer, tmp_path: Path) -> None:
         assert found["ztlens_policy_verdicts_total", "allow", "original", "rule", "web-to-db"] == 250
         assert found["ztlens_policy_verdicts_total", "deny", "original", "default", "default"] == 50
         assert found["ztlens_rule_packets_total", "passed", "web-to-db"] == 250
+        ((_, file_, _, node, revision),) = [key for key in found if key[0] == "ztlens_policy_info"]
+        assert (file_, node, revision) == (str(file), "n1", "1")  # by which the alert of idle rules finds them
         assert found["ztlens_mode", "monitor"] == 1 and found["ztlens_revision",] == 1
         assert found["ztlens_nats_connected",] == 1 and found["ztlens_flows_live",] == 300
         assert found["ztlens_drain_seconds_count",] >= 3

@@ -13,7 +13,7 @@ from playwright.async_api import Page
 
 from schemas.cells import cell
 from tests.support.asking import HOSTILE, command, copied, nothing_bit, recorded, saved, shell, write
-from tests.support.pages import Browser, Stage, option, shows, staged
+from tests.support.pages import Browser, Stage, option, shows
 from tests.support.until import until
 from web.cookbook import queries
 
@@ -22,16 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
-    async with staged(tmp_path_factory.mktemp("stage")) as made:
-        await recorded(made)
-        yield made
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def own_stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    """For who kills its sink."""
-    async with staged(tmp_path) as made:
-        await recorded(made)
+    async with recorded(tmp_path_factory.mktemp("stage")) as made:
         yield made
 
 
@@ -112,9 +103,24 @@ async def test_sql_aids(stage: Stage) -> None:
         await shows(page, "Answer", lambda found: found == [["0"]])
 
 
-async def test_sql_that_is_refused_or_breaks_off(own_stage: Stage) -> None:
-    stage = own_stage
+async def test_a_question_outlives_what_stops_its_load(stage: Stage) -> None:
+    """Another time makes the page load anew, and so does a sink that is back: the question is asked again."""
     async with Browser(stage.page) as browser:
+        page = await browser.open("/sql")
+        stop = page.get_by_role("button", name="Stop")
+        await write(page, "SQL question", "SELECT count(*) AS n FROM range(300000000) WHERE hash(range) = 1")
+        await page.keyboard.press("Control+Enter")
+        await stop.wait_for()
+        await page.get_by_role("textbox", name="From").fill("90s")
+        await page.get_by_role("textbox", name="From").press("Enter")
+        await page.wait_for_url("**since=90s**")
+        await stop.wait_for()
+        await shows(page, "Answer", lambda found: found == [["0"]])
+        assert await stop.is_hidden()
+
+
+async def test_sql_that_is_refused_or_breaks_off(tmp_path: Path) -> None:
+    async with recorded(tmp_path) as stage, Browser(stage.page) as browser:
         page = await browser.open("/sql")
         alert = page.get_by_role("alert")
         for question, error, hint in (

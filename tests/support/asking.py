@@ -3,6 +3,8 @@
 import hashlib
 import os
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from playwright.async_api import Locator, Page
 from schemas.codes import Decision, EventKind, Outcome, Reason, RuleId
 from schemas.messages import PolicyRecord, RuleInfo
 from tests.support import batches
-from tests.support.pages import Stage, addresses, now
+from tests.support.pages import Stage, addresses, now, staged
 from ztlens.parts import clean_environment, ztlens_command
 
 HOSTILE = '<img src=x onerror="window.bitten=1">'
@@ -48,7 +50,8 @@ def conversation(number: int, *, ago: float, denied: bool = False) -> np.ndarray
     return np.concatenate(told)
 
 
-def _revision(number: int, text: str, names: list[str], ago: float) -> PolicyRecord:
+def revision(number: int, text: str, names: list[str], ago: float) -> PolicyRecord:
+    """It came into force `ago` seconds before now, by somebody with a hostile name."""
     rules = [RuleInfo(id=64 + i, name=name, action="allow", text=f"name: {name}") for i, name in enumerate(names)]
     return batches.policy_record(
         "start" if number == 1 else "revision", revision=number, yaml=text, rules=rules, who=HOSTILE,
@@ -56,10 +59,17 @@ def _revision(number: int, text: str, names: list[str], ago: float) -> PolicyRec
     )  # fmt: skip
 
 
-async def recorded(stage: Stage) -> None:
-    """Two revisions; five allowed conversations, three that would be dropped."""
-    await stage.record(_revision(1, OLD, ["web-to-db"], 600))
-    await stage.record(_revision(2, NEW, ["web-to-db", HOSTILE, "zz-again"], 500))
+@asynccontextmanager
+async def recorded(directory: Path) -> AsyncIterator[Stage]:
+    """A stage with two revisions, five allowed conversations, and three that would be dropped."""
+    async with staged(directory) as stage:
+        await _record(stage)
+        yield stage
+
+
+async def _record(stage: Stage) -> None:
+    await stage.record(revision(1, OLD, ["web-to-db"], 600))
+    await stage.record(revision(2, NEW, ["web-to-db", HOSTILE, "zz-again"], 500))
     await stage.publish(
         *(conversation(i, ago=300 - 10 * i) for i in range(1, 6)),
         *(conversation(i, ago=120 - i, denied=True) for i in range(6, 9)),

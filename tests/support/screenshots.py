@@ -1,13 +1,16 @@
 """Pictures of the page for docs/images, of a demo that runs for it: first in mode monitor, then in enforce."""
 
 import asyncio
+import re
 import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import urlencode
 
+from tests.support.asking import write
 from tests.support.demos import Demo
 from tests.support.pages import Browser, Published
+from ztlens import demo as demo_policy
 from ztlens.parts import ztlens_command
 
 TRAFFIC = 40.0
@@ -38,6 +41,30 @@ async def _take(browser: Browser, name: str, path: Path) -> None:
     await page.close()
 
 
+async def _audit(browser: Browser, directory: Path) -> None:
+    """What the running policy would do without two of its rules."""
+    text = (Path(demo_policy.__file__).parent / "policy.yaml").read_text(encoding="utf-8")
+    for name in ("api-to-cache", "no-shortcut-to-database"):
+        text = re.sub(rf"  - name: {name}\b.*?(?=  - name:)", "", text, flags=re.DOTALL)
+    page = await browser.open("/policy?since=5m")
+    await page.locator("tbody tr[data-key]").first.wait_for()
+    await write(page, "Draft of a policy", text)
+    await page.get_by_text("It can be applied").wait_for()
+    await page.get_by_role("button", name="Audit against the time above").click()
+    audit = page.get_by_role("region", name="Audit")
+    await audit.get_by_text("Newly denied").first.wait_for()
+    await page.set_viewport_size({"width": 1280, "height": 1500})
+    await page.get_by_role("region", name="Draft", exact=True).evaluate("panel => panel.scrollIntoView()")
+    await page.wait_for_timeout(1500)
+    await page.screenshot(path=directory / "policy-draft.png")
+    await page.set_viewport_size({"width": 1280, "height": 900})
+    await audit.get_by_role("link", name="Draw it on the map").click()
+    await page.get_by_text("newly denied").first.wait_for()
+    await page.wait_for_timeout(2500)
+    await page.screenshot(path=directory / "map-draft.png")
+    await page.close()
+
+
 async def main(directory: Path) -> None:
     """Start the demo, look at it, end it."""
     with (
@@ -53,8 +80,11 @@ async def main(directory: Path) -> None:
         async with Browser(link) as browser:
             for name in VIEWS:
                 await _take(browser, name, directory / f"{name}.png")
+            await _audit(browser, directory)
         async with Browser(link, dark=True) as browser:
             await _take(browser, "map", directory / "map-dark.png")
+        async with Browser(link, width=390) as browser:
+            await _take(browser, "overview", directory / "overview-390.png")
 
 
 if __name__ == "__main__":

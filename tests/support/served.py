@@ -1,5 +1,6 @@
 """The sink's API over a store of the test's process, asked without a socket; and what it must say of made-up rows."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from starlette.types import ASGIApp
 
 from schemas import present
 from schemas.codes import EventKind
@@ -15,6 +17,7 @@ from sink import api
 from sink.settings import SinkSettings
 from sink.store import Store
 from tests.support import batches
+from tests.support.until import until
 
 TOLD = {"running": True, "streams": {"VERDICTS": {"lag": 3}, "RECORDS": {"lag": 0}}, "notices": ["told"]}
 """What the sink says of itself."""
@@ -73,6 +76,19 @@ async def asking(store: Store, **fields: Any) -> AsyncIterator[Asker]:
     async with httpx.AsyncClient(transport=transport, base_url="http://sink", timeout=60) as http:
         yield Asker(http)
     made.close()
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, socket: Path) -> AsyncIterator[Path]:
+    """`app` on a Unix socket, by the sink's own server."""
+    server = api.server(app)
+    serving = asyncio.create_task(server.serve(sockets=[api.bind(socket)]))
+    await until(lambda: server.started, "the server")
+    try:
+        yield socket
+    finally:
+        server.should_exit = True
+        await serving
 
 
 class Names:

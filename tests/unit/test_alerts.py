@@ -13,7 +13,7 @@ from tests.support.prometheus import ALERTS, DASHBOARDS, alerts, panels, promtoo
 
 
 class Case(NamedTuple):
-    """A series (`values` a minute each, in promtool's notation), and whether it fires after so many `minutes`.
+    """A series (`values`, one each `step` minutes, in promtool's notation), and whether it fires after `minutes`.
 
     `beside`: other series and their values.
     """
@@ -24,6 +24,16 @@ class Case(NamedTuple):
     minutes: int
     fires: bool
     beside: tuple[tuple[str, str], ...] = ()
+    step: int = 1
+
+
+def counted(values: str, node: str = "n1") -> tuple[tuple[str, str], ...]:
+    """A collector of that node, whose kernel counts packets of the rule `r`, and of another."""
+    return (
+        (f'ztlens_policy_info{{job="ztlens-collector",instance="h:2",node="{node}",revision="3"}}', "1x725"),
+        ('ztlens_rule_packets_total{job="ztlens-collector",instance="h:2",rule="r",outcome="passed"}', values),
+        ('ztlens_rule_packets_total{job="ztlens-collector",instance="h:2",rule="s",outcome="passed"}', "0+1x725"),
+    )
 
 
 NOT_SHOWN = {
@@ -36,6 +46,8 @@ LOST = 'ztlens_lost_events_total{stage="ring",reason="lost"}'
 GAPS = 'ztlens_lost_events_total{stage="store",reason="gap"}'
 PAIRS = 'ztlens_denied_pairs_total{node="n1"}'
 SILENT = 'ztlens_node_silent{node="n1"}'
+IDLE = 'ztlens_rule_idle_seconds{job="ztlens-sink",instance="h:1",node="n1",rule="r"}'
+DROPPED = 'ztlens_rule_packets_total{job="ztlens-collector",instance="h:2",rule="r",outcome="dropped"}'
 COMMIT, LAG = "ztlens_commit_age_seconds", 'ztlens_stream_lag_messages{stream="VERDICTS"}'
 SINK = 'up{job="ztlens-sink",instance="h:1"}'
 CASES = (
@@ -80,8 +92,16 @@ CASES = (
     Case("ZtlensFiguresStale", "ztlens_figures_age_seconds", "0+60x60", 60, False),
     Case("ZtlensRingHalfFull", "ztlens_ring_fill_ratio", "0.51 0.51", 1, True),
     Case("ZtlensRingHalfFull", "ztlens_ring_fill_ratio", "0.51 0.5", 1, False),
-    Case("ZtlensRuleNeverHit", 'ztlens_rule_idle_seconds{node="n1",rule="r"}', "2592060+60x61", 61, True),
-    Case("ZtlensRuleNeverHit", 'ztlens_rule_idle_seconds{node="n1",rule="r"}', "2592060+60x30 0+60x31", 61, False),
+    Case("ZtlensRuleNeverHit", IDLE, "2592060+60x61", 61, True),
+    Case("ZtlensRuleNeverHit", IDLE, "2592060+60x30 0+60x31", 61, False),
+    Case("ZtlensRuleNeverHit", IDLE, "2592060+60x61", 61, True, counted("0x61")),
+    Case("ZtlensRuleNeverHit", IDLE, "2592060+60x61", 61, False, counted("5x61")),  # nobody knows since when
+    # 30 days, an hour at a time
+    Case("ZtlensRuleNeverHit", IDLE, "2592060x725", 43_380, True, counted("5x725"), 60),
+    Case("ZtlensRuleNeverHit", IDLE, "2592060x725", 43_380, False, counted("5+1x725"), 60),  # a flow of months
+    Case("ZtlensRuleNeverHit", IDLE, "2592060x725", 43_380, False, (*counted("5x725"), (DROPPED, "0x9 7x715")), 60),
+    Case("ZtlensRuleNeverHit", IDLE, "2592060x725", 43_380, False, counted("9x720 2x5"), 60),  # a new ring
+    Case("ZtlensRuleNeverHit", IDLE, "2592060x725", 43_380, True, counted("5+1x725", "n2"), 60),  # another node's rule
     Case("ZtlensPolicyFileBroken", "ztlens_policy_file_broken", "0 1 1", 2, True),
     Case("ZtlensPolicyFileBroken", "ztlens_policy_file_broken", "1 0 1", 2, False),
     Case("ZtlensInterfaceNotWatched", 'ztlens_interface_watched{interface="eth0"}', "1 0 0", 2, True),
@@ -105,9 +125,9 @@ def test_an_alert(case: Case, tmp_path: Path) -> None:
     asked = f'count(ALERTS{{alertname="{case.alert}", alertstate="firing"}})'
     document = {
         "rule_files": [str(ALERTS)],
-        "evaluation_interval": "1m",
+        "evaluation_interval": f"{case.step}m",
         "tests": [{
-            "interval": "1m",
+            "interval": f"{case.step}m",
             "input_series": [
                 {"series": name, "values": values} for name, values in ((case.series, case.values), *case.beside)
             ],

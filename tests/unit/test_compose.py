@@ -15,6 +15,8 @@ import typer
 import yaml
 
 from tests.support.nats import BINARY, NatsServer
+from web.service import address
+from web.settings import WebSettings
 from ztlens import config
 from ztlens.main import app
 from ztlens.nats import MAX_PAYLOAD
@@ -24,7 +26,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
 PROVISIONING = ROOT / "deploy/grafana/provisioning"
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
-OURS = ("collector", "sink")
+OURS = ("collector", "sink", "web")
 MONITORING = ("prometheus", "grafana")
 
 
@@ -34,7 +36,7 @@ def variables() -> set[str]:
     return set(re.findall(r"(?<!\$)\$\{(\w+)", text))
 
 
-def test_services_are_nats_and_the_two_of_ours() -> None:
+def test_services_are_nats_and_ours() -> None:
     assert {name for name, service in SERVICES.items() if "profiles" not in service} == {"nats", *OURS}
     assert {name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]} == {*MONITORING}
 
@@ -84,12 +86,38 @@ def test_the_environment_is_settings_that_parse(name: str) -> None:
     plain = {key: re.sub(r"\$\{\w+(:\?[^}]*)?\}", "eth0", value) for key, value in given.items()}
     assert {key.removeprefix("ZTLENS_").lower() for key in given} <= set(config.BY_NAME)
     settings = config.load({}, plain)
-    assert settings.nats.startswith("nats://ztlens:")
-    assert name == "sink" or settings["interfaces"] == ("eth0",)
+    assert name == "web" or settings.nats.startswith("nats://ztlens:")
+    assert name != "collector" or settings["interfaces"] == ("eth0",)
 
 
 def test_what_the_caller_sets_is_two_variables() -> None:
     assert variables() == {"ZTLENS_NATS_PASSWORD", "ZTLENS_INTERFACES"}
+
+
+def test_the_page_is_on_loopback_and_asks_the_sink() -> None:
+    """As the sink's user, for its socket is for its owner alone; with a volume of its own for the token."""
+    web, sink = SERVICES["web"], SERVICES["sink"]
+    settings = config.load({}, web["environment"])
+    page = WebSettings(
+        settings.run_dir / "sink.sock", settings.run_dir, settings.state, settings["web"], settings["web_names"]
+    )
+    assert web["ports"] == [f"127.0.0.1:{page.port}:{page.port}"]
+    assert page.host == "0.0.0.0" and address(page, page.port, "t") == f"http://localhost:{page.port}/?token=t"
+    for key in ("user", "cap_drop", "security_opt"):
+        assert web[key] == sink[key]
+    history, run = ([volume.split(":") for volume in service["volumes"]] for service in (sink, web))
+    assert [mount for _, mount in run] == [mount for _, mount in history]
+    assert run[1] == history[1] and run[0][0] != history[0][0]
+
+
+def test_grafana_has_no_password_that_everybody_knows() -> None:
+    """Compose starts none without the variable of its secret; `${…:?}` would demand it of who wants no Grafana, too."""
+    (name,) = SERVICES["grafana"]["secrets"]
+    assert SERVICES["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD__FILE"] == f"/run/secrets/{name}"
+    variable = COMPOSE["secrets"][name]["environment"]
+    assert variable not in variables()
+    for file in ("compose.yaml", "docs/operating.md", "docs/metrics.md"):
+        assert variable in (ROOT / file).read_text(), file
 
 
 def test_mounted_and_copied_files_exist() -> None:

@@ -13,6 +13,7 @@ from sink.store import Commit, memory_store, prepare
 from tests.support import batches, served
 from tests.support.docs import ROOT
 from tests.support.served import Asker
+from web import passing
 
 TEXT = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"^```http\n(\w+) (\S+)\n(.*?)^```\n+```json\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
@@ -37,6 +38,12 @@ async def asker() -> AsyncIterator[Asker]:
 def test_every_path_is_listed() -> None:
     listed = re.findall(r"^\| `(\w+) (\S+)` \| (.*) \|$", TEXT, re.MULTILINE)
     assert listed == [(one.method, one.path, one.summary) for one in ENDPOINTS]
+
+
+def test_what_passes_through_the_page() -> None:
+    text = " ".join(TEXT.split())
+    assert f"At most {passing.QUESTIONS} questions and {passing.STREAMS} live streams pass at once" in text
+    assert f"one more question waits up to {passing.WAIT:g} s" in text
 
 
 @pytest.mark.parametrize(("method", "url", "body", "shown"), EXAMPLES, ids=[url for _, url, *_ in EXAMPLES])

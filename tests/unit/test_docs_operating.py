@@ -1,15 +1,18 @@
 """docs/operating.md quotes messages that the program can really print, and sizes that are the kernel side's."""
 
 import ast
+import configparser
 import functools
 import re
 from collections.abc import Iterator
 
 import pytest
+import typer
 
 from schemas.structs import KNOBS, PORTS_PER_SLOT, RULE_COUNTER, dtype
 from tests.support.docs import DOCS, ROOT
 from ztlens.config import SETTINGS
+from ztlens.main import app
 
 TEXT = (DOCS / "operating.md").read_text(encoding="utf-8")
 TROUBLE = TEXT.partition("## Troubleshooting")[2]
@@ -94,6 +97,36 @@ def test_sizes() -> None:
     assert int(flows[2]) == vectors >> 20
     assert f"{PORTS_PER_SLOT:,}" in TEXT
     assert f"(`RULES_MAX` + 64) × {dtype(RULE_COUNTER).itemsize}" in TEXT
+
+
+def units() -> list[configparser.ConfigParser]:
+    """Those of systemd that it shows."""
+    found = []
+    for text in re.findall(r"^```ini\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL):
+        unit = configparser.ConfigParser(interpolation=None)
+        unit.optionxform = str  # type: ignore[assignment,method-assign]
+        unit.read_string(text)
+        found.append(unit)
+    return found
+
+
+def test_units_run_every_service_with_the_privilege_it_needs() -> None:
+    """All of it as `up`; or collector, sink and page, a unit each."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    privilege = {}
+    for unit in units():
+        assert unit["Install"]["WantedBy"] == "multi-user.target"
+        service = unit["Service"]
+        program, command, *options = service["ExecStart"].split()
+        assert program == "/opt/ztlens/.venv/bin/ztlens"
+        for name in re.findall(r"ztlens@(\w+)", TEXT) if command == "%i" else [command]:
+            known = [word for given in commands[name].params for word in (*given.opts, *given.secondary_opts)]
+            assert set(options) <= set(known)
+            privilege[name] = (service.get("CapabilityBoundingSet"), service.getboolean("NoNewPrivileges", False))
+    assert privilege == {
+        "up": (None, False), "collector": ("CAP_BPF CAP_NET_ADMIN CAP_PERFMON", False),
+        "sink": ("", True), "web": ("", True),
+    }  # fmt: skip
 
 
 def test_settings_it_names_exist() -> None:

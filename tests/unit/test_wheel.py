@@ -1,4 +1,4 @@
-"""What `pip wheel .` makes holds the kernel side as an object, so that a host needs no compiler."""
+"""What `pip wheel .` makes holds the kernel side as an object, so that a host needs no compiler, and the cookbook."""
 
 import shutil
 import subprocess
@@ -10,6 +10,7 @@ import pytest
 
 from collector.kernel.loader_core import read_object
 from collector.kernel.sources import source_hash
+from web import cookbook
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,12 +23,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in listed.decode().rstrip("\0").split("\0"):
         if not name.startswith("tests/") and (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
+            shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
     assert not (copy / "bpf/core.bpf.o").exists()
     return copy
 
 
-def test_the_wheel_holds_the_object(copy: Path) -> None:
+def test_the_wheel_holds_what_no_module_is(copy: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "out", "."]
     subprocess.run(command, cwd=copy, capture_output=True, check=True)
     (wheel,) = (copy / "out").glob("ztlens-*.whl")
@@ -35,6 +36,7 @@ def test_the_wheel_holds_the_object(copy: Path) -> None:
         names = set(packed.namelist())
         assert {f"bpf/{path.name}" for path in (ROOT / "bpf").glob("*.[ch]")} <= names
         assert packed.read("bpf/core.bpf.o") == read_object(), "the same sources and compiler make the same bytes"
+        assert packed.read("web/sql.md") == (ROOT / "docs/sql.md").read_bytes() == cookbook.DOCUMENT.read_bytes()
 
 
 def test_another_source_makes_another_object(copy: Path) -> None:

@@ -103,7 +103,7 @@ export default {
       do {
         let end = at + PIECE;
         if (/[\uD800-\uDBFF]/.test(text[end - 1] || "")) end += 1; // a character of two units stays whole
-        this.$emit(event, [text.slice(at, end), end >= text.length]);
+        this.$emit(event, [text.slice(at, end), at, end >= text.length]);
         at = end;
       } while (at < text.length);
     },

@@ -1,13 +1,16 @@
 // What needs the browser itself: its history, its theme, its keyboard.
 const NEXT = { "": "light", light: "dark", dark: "" };
 
+const here = () => window.location.pathname + window.location.search;
+
 export default {
   template: `<button type="button" class="quiet" @click="turn" :aria-label="'Theme: ' + (theme || 'as the system')"
     :title="'Theme: ' + (theme || 'as the system')">{{ {'': '◐', light: '☀', dark: '☾'}[theme] }}</button>`,
   data: () => ({ theme: document.documentElement.dataset.theme || "" }),
   mounted() {
     document.getElementById("first")?.remove(); // painted until now: web/first.py
-    window.addEventListener("popstate", () => window.location.reload());
+    this.shown = here();
+    window.addEventListener("popstate", () => here() !== this.shown && window.location.reload()); // not for a #fragment
     window.addEventListener("keydown", this.key);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", this.told);
   },
@@ -24,6 +27,7 @@ export default {
     },
     go(address) {
       window.history.pushState(null, "", address);
+      this.shown = here();
     },
     leave(address) {
       window.location.assign(address);

@@ -6,12 +6,14 @@ from urllib.parse import quote
 
 from web import charts, words
 from web.elements import Chart, Copy, Table, box, button, cell, heading, link, panel, row, text
-from web.errors import WebError
 from web.page import Page, view
+from web.paged import Paged
 from web.show import amount, endpoint, kind, stamp
 from web.span import Span
 
 LIMIT = 100
+EVERY = 0.2
+"""Seconds between two looks for news, at least."""
 COLUMNS = (
     ("last_seen", "Last seen (UTC)", "mono"), ("decision", "Decision", ""), ("src_identity", "From", ""),
     ("src", "Address", "mono"), ("dst_identity", "To", ""), ("dst", "Address", "mono"), ("proto", "Proto", ""),
@@ -32,21 +34,19 @@ class _Conversations:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._rows: list[dict[str, Any]] = []
-        self._next: str | None = None
+        self._paged = Paged(page, "flows", self._asked, self._show, every=EVERY)
         with panel("Conversations", "flows") as whole:
             self._table = Table(
                 "Flows", COLUMNS, choose=self._chosen, sort=self._sorted, sorts=[name for name, _, _ in COLUMNS],
                 empty=EMPTY,
             )  # fmt: skip
             with box("div", "more"):
-                self._further = button("More", self._more)
+                self._further = button("More", self._paged.more)
         with heading(whole):
             self._command, self._question = Copy("Copy as observe", ""), Copy("Copy as SQL", "")
-        self._shown = page.shows(self._load, 0.2)
 
-    def _asked(self, **more: str) -> dict[str, Any]:
-        return {**self._page.asked, "limit": str(LIMIT), "sort": self._sort, "order": self._order, **more}
+    def _asked(self) -> dict[str, Any]:
+        return {**self._page.asked, "limit": str(LIMIT), "sort": self._sort, "order": self._order}
 
     @property
     def _sort(self) -> str:
@@ -56,28 +56,13 @@ class _Conversations:
     def _order(self) -> str:
         return self._page.get("order", "desc")
 
-    async def _load(self) -> None:
-        page = self._page
-        found = await page.ask("flows", self._asked())
-        self._rows, self._next = found["flows"], found["next"]
+    def _show(self) -> None:
+        page, paged = self._page, self._paged
+        rows = [_row(flow) for flow in paged.rows]
+        self._table.show(rows, sort=self._sort, order=self._order, chosen=page.get("flow"))
+        self._further.set_visibility(paged.next is not None)
         self._command.holds(words.observe(page.settings, page.filters, page.span))
         self._question.holds(words.sql(page.filters, page.span))
-        self._show()
-
-    async def _more(self) -> None:
-        self._shown.hold()
-        try:
-            found = await self._page.ask("flows", self._asked(cursor=self._next or ""))
-        except WebError as error:
-            self._page.complain(error)
-            return
-        self._rows, self._next = [*self._rows, *found["flows"]], found["next"]
-        self._show()
-
-    def _show(self) -> None:
-        rows = [_row(flow) for flow in self._rows]
-        self._table.show(rows, sort=self._sort, order=self._order, chosen=self._page.get("flow"))
-        self._further.set_visibility(self._next is not None)
 
     def _chosen(self, key: str) -> None:
         self._page.set(flow=None if self._page.get("flow") == key else key)

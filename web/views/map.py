@@ -12,11 +12,19 @@ from web.show import LINES, clock, endpoint, kind, short
 
 NODES, EDGES = 500, 5000
 NAMED = 120
-"""Nodes up to which all are named; of more, those that are pointed at."""
+"""Nodes up to which all are named; of more, those that are pointed at, or their tips."""
 ROWS = 200
 MANY = 1000
 """Edges beyond which each is one thin straight line of the worst that was decided, nothing lights up under the pointer
-(each time all would be drawn anew), and the map is drawn anew each five seconds at most."""
+(each time all would be drawn anew), and the map is drawn anew each `EVERY_MANY` at most."""
+EVERY, EVERY_MANY = 1.0, 5.0
+"""Seconds between two looks for news, at least: `every` says which."""
+LARGEST = 34.0
+"""Pixels of the largest node, unless there are so many that they would hide each other and the lines."""
+ROOM = 0.6
+"""Of the way from one node to the next that the largest one may take."""
+DRAWN_ON = 1100.0, 450.0
+"""Pixels of the map on a screen of 1280; on a small one it is smaller."""
 _POINTED_AT = {"focus": "adjacency", "label": {"show": True}, "lineStyle": {"opacity": 1}}
 BETWEEN = "\n"
 """Between the ends in the key of an edge; no name holds it."""
@@ -26,6 +34,11 @@ BETWEEN = "\n"
 def map_(page: Page) -> None:
     """The graph, the edge that was chosen, and all edges as a table, which says the same without seeing."""
     _Map(page)
+
+
+def every(edges: int) -> float:
+    """Seconds between two looks for news at a map of so many."""
+    return EVERY if edges <= MANY else EVERY_MANY
 
 
 class _Map:
@@ -55,35 +68,33 @@ class _Map:
                 choose=self._chosen,
                 empty="Nobody spoke to anybody in this time with these filters. Choose a longer time, or take one out.",
             )  # fmt: skip
-        self._shown = page.shows(self._load, 1.0)
-        page.shows(self._load_detail, 1.0)
+        self._shown = page.shows(self._load, EVERY)
+        page.shows(self._load_detail, EVERY)
 
     def _chosen(self, key: str) -> None:
         """An edge; of a node, its flows."""
+        page = self._page
         if BETWEEN in key:
-            self._page.set(chosen=None if self._page.get("chosen") == key else key)
+            page.set(chosen=None if page.get("chosen") == key else key)
+        else:
+            page.leaves(grouping.flows(page, grouping.either_end(page, key)))
 
     async def _load(self) -> None:
         page = self._page
         by = page.get("by", "flows")
         found = await page.ask("map", {**grouping.asked(page), "nodes": str(NODES), "edges": str(EDGES)})
-        self._shown.every = 1.0 if len(found["edges"]) <= MANY else 5.0
+        self._shown.every = every(len(found["edges"]))
         self._place(found["nodes"])
         changes = drawn.pairs(page)
         self._draft(changes, {(edge["source"], edge["destination"]) for edge in found["edges"]})
         self._chart.show(_said(found), **_series(found, self._layout, by, page.get("chosen"), changes))
-        left = found["left_out"]
         self._note.set_text(
             f"{len(found['nodes']):,} nodes, {len(found['edges']):,} edges"
-            + (
-                f"; the smallest are left out: {left['nodes']:,} nodes, {left['edges']:,} edges"
-                if left["edges"]
-                else ""
-            )
+            + grouping.left_out(found, "nodes", "edges")
             + ("" if found["exact"] else "; the ends of this time are told by the hour or the minute")
         )
         most = max((grouping.volume(edge, by) for edge in found["edges"]), default=1) or 1
-        rows = [_edge_row(edge, by, most) for edge in found["edges"][:ROWS]]
+        rows = [_edge_row(edge, by, most) for edge in grouping.tabled(found["edges"], ROWS)]
         self._table.show(rows, chosen=page.get("chosen"))
 
     def _place(self, nodes: list[dict[str, Any]]) -> None:
@@ -100,15 +111,14 @@ class _Map:
             return
         source, _, destination = key.partition(BETWEEN)
         ends = {**grouping.end(page, "from", source), **grouping.end(page, "to", destination)}
-        asked = {name: values for name, values in page.filters.items() if name not in ends}
-        found = await page.ask("flows", {**asked, **ends, **page.span.query, "limit": "10"})
+        found = await page.ask("flows", {**page.filters, **ends, **page.span.query, "limit": "10"})
         self._detail.clear()
         with (
             self._detail,
             panel(f"{grouping.shown(source)} → {grouping.shown(destination)}", "chosen-flow", "newest flows"),
         ):
             with box("div", "actions"):
-                link("All its flows", page.address("flows", **asked, **ends), "button")
+                link("All its flows", grouping.flows(page, ends), "button")
                 button("Close", lambda: page.set(chosen=None), "quiet")
             table = Table(
                 "Newest flows of this edge",
@@ -133,10 +143,9 @@ def _flow_row(page: Page, flow: dict[str, Any], ends: dict[str, str]) -> dict[st
 
 
 def _edge_row(edge: dict[str, Any], by: str, most: int) -> dict[str, Any]:
-    key = edge["source"] + BETWEEN + edge["destination"]
     share = grouping.volume(edge, by) / most
     return row(
-        key,
+        _key(edge),
         [
             grouping.shown(edge["source"]), grouping.shown(edge["destination"]),
             cell(short(edge["allowed"]["flows"]), kind="allowed" if edge["allowed"]["flows"] else "dim"),
@@ -152,8 +161,13 @@ def _options() -> dict[str, Any]:
     return {"tooltip": {}, "series": []}
 
 
+def _key(edge: dict[str, Any]) -> str:
+    return str(edge["source"] + BETWEEN + edge["destination"])
+
+
 def _said(found: dict[str, Any]) -> str:
-    return f"Map of {len(found['nodes']):,} nodes and {len(found['edges']):,} edges; the table below says the same"
+    nodes, edges = found["nodes"], found["edges"]
+    return f"Map of {len(nodes):,} nodes and {len(edges):,} edges; {grouping.said(edges, ROWS)}"
 
 
 def _series(
@@ -161,9 +175,10 @@ def _series(
 ) -> dict[str, Any]:
     nodes, edges = found["nodes"], found["edges"]
     largest = max((grouping.volume(node, by) for node in nodes), default=1) or 1
+    diameter = min(LARGEST, ROOM * layout.spacing([node["id"] for node in nodes], *DRAWN_ON))
     many = len(edges) > MANY
     if many:  # what is drawn later lies above
-        edges = sorted(edges, key=_worst)
+        edges = sorted(edges, key=lambda edge: (_key(edge) == chosen, grouping.worst(edge)))
     drawn_as = _line if many else _lines
     series = {
         "id": "map", "type": "graph", "layout": "none", "roam": True, "scaleLimit": {"min": 0.2, "max": 12},
@@ -175,7 +190,7 @@ def _series(
         "labelLayout": {"hideOverlap": True},
         "emphasis": {"disabled": True} if many else _POINTED_AT,
         "blur": {"itemStyle": {"opacity": 0.25}, "lineStyle": {"opacity": 0.06}},
-        "data": [*_halos(layout, nodes), *(_node(node, layout, by, largest) for node in nodes)],
+        "data": [*_halos(layout, nodes), *(_node(node, layout, by, largest, diameter) for node in nodes)],
         "links": [
             line for edge in edges
             for line in drawn_as(edge, by, largest, chosen, bool(changes)) + _changed(edge, changes)
@@ -186,32 +201,30 @@ def _series(
 
 def _halos(layout: Layout, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The name of each group that has more than one node, above it."""
-    there = {node["id"] for node in nodes}
     out = []
-    for disc in layout.discs.values():
-        if disc.name and disc.taken > 1 and there:
-            out.append({
-                "id": f"group {disc.name}", "name": disc.name, "x": disc.x, "y": round(disc.y - disc.radius, 1),
-                "symbolSize": 1, "silent": True, "itemStyle": {"color": "transparent"}, "tooltip": {"show": False},
-                "label": {"show": True, "position": "top", "color": "var(--dim)", "fontSize": 11},
-            })  # fmt: skip
+    for disc in layout.groups([node["id"] for node in nodes]):
+        out.append({
+            "id": f"group {disc.name}", "name": disc.name, "x": disc.x, "y": round(disc.y - disc.radius, 1),
+            "symbolSize": 1, "silent": True, "itemStyle": {"color": "transparent"}, "tooltip": {"show": False},
+            "label": {"show": True, "position": "top", "color": "var(--dim)", "fontSize": 11},
+        })  # fmt: skip
     return out
 
 
-def _node(node: dict[str, Any], layout: Layout, by: str, largest: int) -> dict[str, Any]:
+def _node(node: dict[str, Any], layout: Layout, by: str, largest: int, diameter: float) -> dict[str, Any]:
     x, y = layout.places[node["id"]]
     bad = "denied" if node["denied"]["flows"] else "would-deny" if node["would_deny"]["flows"] else "allowed"
     labels = ", ".join(f"{key}={value}" for key, value in sorted(node["labels"].items()))
     return {
-        "id": node["id"], "name": grouping.shown(node["id"]), "x": x, "y": y,
-        "symbolSize": round(9 + 25 * math.sqrt(grouping.volume(node, by) / largest), 1),
-        "itemStyle": {"color": "var(--panel)", "borderColor": f"var(--{bad})", "borderWidth": 2.5},
+        "id": node["id"], "key": node["id"], "name": grouping.shown(node["id"]), "x": x, "y": y,
+        "symbolSize": round(diameter * (0.25 + 0.75 * math.sqrt(grouping.volume(node, by) / largest)), 1),
+        "itemStyle": {"color": "var(--panel)", "borderColor": f"var(--{bad})", "borderWidth": min(2.5, diameter / 6)},
         "tip": [grouping.shown(node["id"]), *([labels] if labels else []), *grouping.told(node, by)],
     }  # fmt: skip
 
 
 def _lines(edge: dict[str, Any], by: str, largest: int, chosen: str, faint: bool) -> list[dict[str, Any]]:
-    key = edge["source"] + BETWEEN + edge["destination"]
+    key = _key(edge)
     out = []
     for bend, (decision, word, dash) in enumerate(LINES):
         count = edge[decision][by] or (edge[decision]["flows"] and 1)
@@ -230,16 +243,11 @@ def _lines(edge: dict[str, Any], by: str, largest: int, chosen: str, faint: bool
     return out
 
 
-def _worst(edge: dict[str, Any]) -> int:
-    """Index in LINES."""
-    return next((i for i, (decision, _, _) in reversed(list(enumerate(LINES))) if edge[decision]["flows"]), 0)
-
-
 def _line(edge: dict[str, Any], by: str, largest: int, chosen: str, faint: bool) -> list[dict[str, Any]]:
     """One of many: the worst that was decided, drawn as cheaply as can be. What was allowed is the background."""
-    worst = _worst(edge)
+    worst = grouping.worst(edge)
     decision, _, dash = LINES[worst]
-    key = edge["source"] + BETWEEN + edge["destination"]
+    key = _key(edge)
     width = (1.0 if worst else 0.5) + 1.5 * math.log1p(grouping.volume(edge, by)) / math.log1p(largest)
     style = {
         "color": f"var(--{decision.replace('_', '-')})", "width": 4 if key == chosen else round(width, 1),
@@ -258,7 +266,7 @@ def _changed(edge: dict[str, Any], changes: dict[tuple[str, str], Change]) -> li
     return [
         {
             "source": edge["source"], "target": edge["destination"],
-            "key": edge["source"] + BETWEEN + edge["destination"], "symbolSize": 12,
+            "key": _key(edge), "symbolSize": 12,
             "lineStyle": {
                 "color": f"var(--{style})", "type": [12, 5] if sign == "−" else "solid", "width": 5, "opacity": 1,
                 "curveness": 0.3 + 0.12 * bend,

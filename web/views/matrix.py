@@ -6,9 +6,15 @@ from typing import Any
 from web import charts, drawn, grouping
 from web.elements import Chart, Table, box, choice, panel, row, text
 from web.page import Page, view
-from web.show import LINES, service, short
+from web.show import LINES, MARKS, service, short
 
-ROWS, COLUMNS = 200, 200
+ROWS, COLUMNS = 100, 100
+EVERY = 2.0
+"""Seconds between two looks for news, at least."""
+TABLED = 200
+"""Rows of the table."""
+BETWEEN = "\n"
+"""Between source, destination and port in the key of a cell; no name holds it."""
 UPRIGHT, TURNED = 90, 18
 """Pixels of a column at least: its name must fit."""
 
@@ -16,16 +22,11 @@ UPRIGHT, TURNED = 90, 18
 @view("matrix", "Matrix")
 def matrix(page: Page) -> None:
     """The heat map; a cell that is chosen leads to its flows."""
-    state: dict[str, Any] = {}
 
     def chosen(key: str) -> None:
-        source, destination = (int(part) for part in key.split(","))
-        column = state["destinations"][destination]
-        ends: dict[str, Any] = dict(page.filters)
-        ends |= grouping.end(page, "from", state["sources"][source]) | grouping.end(page, "to", column["id"])
-        if column["port"] is not None:
-            ends["port"] = f"{column['port']}/{column['proto']}"
-        page.leaves(page.address("flows", **ends))
+        source, destination, port = key.split(BETWEEN)
+        ends = {**grouping.end(page, "from", source), **grouping.end(page, "to", destination)}
+        page.leaves(grouping.flows(page, {**ends, **({"port": port} if port else {})}))
 
     with box("div", "controls"):
         grouping.controls(page)
@@ -34,7 +35,7 @@ def matrix(page: Page) -> None:
         with box("div", "legend", aria_hidden="true"):
             for key, word, _ in LINES:
                 box("span", f"patch {key.replace('_', '-')}")
-                text(word)
+                text(f"{MARKS.get(key, '')} {word}")
     draft = drawn.strip(page)
     with panel("Matrix", "wide"):
         note = text("", "p", "note")
@@ -54,7 +55,6 @@ def matrix(page: Page) -> None:
         found = await page.ask("matrix", {
             **grouping.asked(page), "rows": str(ROWS), "columns": str(COLUMNS), "ports": "true" if ports else "false",
         })  # fmt: skip
-        state.update(found)
         by = page.get("by", "flows")
         sources, columns = found["sources"], found["destinations"]
         width = 120 + len(columns) * (TURNED if _turned(columns) else UPRIGHT)
@@ -63,16 +63,11 @@ def matrix(page: Page) -> None:
         changes = drawn.changes(page, found)
         ends = {(sources[one["source"]], columns[one["destination"]]["id"]) for one in found["cells"]}
         draft(drawn.pairs(page), ends)
-        chart.show(said + "; the table below says the same", **_series(found, by, changes))
-        left = found["left_out"]
-        note.set_text(
-            f"{len(found['cells']):,} pairs"
-            + (f"; {left['nodes']:,} smaller ends and {left['edges']:,} pairs are left out" if left["edges"] else "")
-        )
-        cells = sorted(found["cells"], key=lambda one: -grouping.volume(one, by))[:200]
-        table.show([_row(one, found, by, changes) for one in cells])
+        chart.show(f"{said}; {grouping.said(found['cells'], TABLED)}", **_series(found, by, changes))
+        note.set_text(f"{len(found['cells']):,} pairs" + grouping.left_out(found, "ends", "pairs"))
+        table.show([_row(one, found, by, changes) for one in grouping.tabled(found["cells"], TABLED)])
 
-    page.shows(load, 2.0)
+    page.shows(load, EVERY)
 
 
 def _name(column: dict[str, Any]) -> str:
@@ -83,15 +78,17 @@ def _service(column: dict[str, Any]) -> str:
     return "" if column["port"] is None else service(column["port"], column["proto"])
 
 
-def _worst(one: dict[str, Any]) -> str:
-    return next((key for key, _, _ in reversed(LINES) if one[key]["flows"] or one[key]["packets"]), "allowed")
+def _key(one: dict[str, Any], found: dict[str, Any]) -> str:
+    column = found["destinations"][one["destination"]]
+    port = "" if column["port"] is None else f"{column['port']}/{column['proto']}"
+    return BETWEEN.join((found["sources"][one["source"]], column["id"], port))
 
 
 def _row(one: dict[str, Any], found: dict[str, Any], by: str, changes: drawn.Cells) -> dict[str, Any]:
     column = found["destinations"][one["destination"]]
     changed = [f"{word}: {count:,} flows" for word, count, _, _ in drawn.told(changes.get(_place(one)))]
     return row(
-        f"{one['source']},{one['destination']}",
+        _key(one, found),
         [
             grouping.shown(found["sources"][one["source"]]), grouping.shown(column["id"]),
             _service(column) or "any",
@@ -119,19 +116,20 @@ def _series(found: dict[str, Any], by: str, changes: drawn.Cells) -> dict[str, A
     data, faint = [], 0.35 if changes else 1
     for one in found["cells"]:
         count = grouping.volume(one, by)
+        worst = LINES[grouping.worst(one)][0]
         pair = f"{grouping.shown(sources[one['source']])} → {_name(columns[one['destination']])}"
         changed = drawn.told(changes.get(_place(one)))
         style = f"var(--{changed[0][2]})" if changed else "var(--ink)"
         edge = {"color": "var(--panel)", "opacity": 1, "borderColor": style, "borderWidth": 3} if changed else {}
         data.append({
-            "value": [one["destination"], one["source"], count], "key": f"{one['source']},{one['destination']}",
+            "value": [one["destination"], one["source"], count], "key": _key(one, found),
             "tip": [pair, *grouping.told(one, by), *(f"{word}: {count:,} flows" for word, count, _, _ in changed)],
             "label": {
-                "show": bool(changed), "color": style, "fontWeight": "bold",
-                "formatter": " ".join(f"{sign}{short(count)}" for _, count, _, sign in changed),
+                "show": bool(changed) or worst in MARKS, "color": style, "fontWeight": "bold",
+                "formatter": " ".join(f"{sign}{short(count)}" for _, count, _, sign in changed) or MARKS.get(worst, ""),
             },
             "itemStyle": {
-                "color": f"var(--{_worst(one).replace('_', '-')})",
+                "color": f"var(--{worst.replace('_', '-')})",
                 "opacity": round(faint * (0.2 + 0.8 * math.log1p(count) / math.log1p(largest)), 2), **edge,
             },
         })  # fmt: skip

@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from web import charts
+from web import charts, commands
 from web.elements import Chart, Table, box, cell, panel, row, text
 from web.page import Page, view
 from web.show import LINES, ago, amount, clock, denied_word, service, short
 
 TOP = 8
+EVERY = 1.0
+"""Seconds between two looks for news, at least."""
 
 
 @view("overview", "Overview", filters=False)
@@ -19,7 +21,7 @@ def overview(page: Page) -> None:
             with box("div", "figure"):
                 text(label, "span", "figure-label")
                 figures[key] = text("–", "span", "figure-value")
-    notices = box("div", "notices")
+    notices = _Notices(page)
     with box("div", "grid"):
         with panel("Verdicts a second", "wide", "the last minute of the time above"):
             rates = Chart("Verdicts a second over the last minute of the time above", _rates(), height="180px")
@@ -51,17 +53,14 @@ def overview(page: Page) -> None:
         found = await page.ask("overview", {"since": "0", **page.span.query, "top": str(TOP)})
         for key, value in _figures(found).items():
             figures[key].set_text(value)
-        notices.clear()
-        with notices:
-            for notice in [*([] if page.span.live else [PAST]), *_notices(found)]:
-                text(notice, "p", "notice")
+        notices.show(found)
         rates.show(**_series(found["rates"]))
         denied.show([_pair(page, pair, found) for pair in found["top_denied"]])
         most = max((rule["flows"] for rule in found["top_rules"]), default=1) or 1
         rules.show([_rule(page, rule, most) for rule in found["top_rules"]])
         nodes.show([_node(node, found["time"]) for node in found["nodes"]])
 
-    page.shows(load)
+    page.shows(load, EVERY)
 
 
 PAST = "Live flows, mode, revision, ledger, waiting and health are of now, all else is of the range above."
@@ -87,12 +86,26 @@ def _figures(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _notices(found: dict[str, Any]) -> list[str]:
-    pending = [node["node"] for node in found["nodes"] if node["pending"]]
-    waiting = [
-        f"{name}: a change waits to be confirmed: `ztlens policy confirm` or `ztlens mode confirm`" for name in pending
-    ]
-    return [*found["notices"], *waiting]
+class _Notices:
+    """Made anew when they are others only: one is a button."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._room = box("div", "notices")
+        self._told: object = None
+
+    def show(self, found: dict[str, Any]) -> None:
+        said = [*([] if self._page.span.live else [PAST]), *found["notices"]]
+        waiting = [(node["node"], node["pending"]) for node in found["nodes"] if node["pending"]]
+        if self._told == (said, waiting):
+            return
+        self._told = (said, waiting)
+        self._room.clear()
+        with self._room:
+            for notice in said:
+                text(notice, "p", "notice")
+            for node, change in waiting:
+                commands.pending(self._page, node, change)
 
 
 def _rates() -> dict[str, Any]:

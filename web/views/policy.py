@@ -2,16 +2,21 @@
 
 from typing import Any
 
-from web import answers
+from web import answers, commands
 from web.drafting import Drafting
-from web.elements import Copy, Table, box, button, cell, choice, heading, panel, row, text
-from web.errors import WebError
+from web.elements import Table, box, button, cell, choice, heading, panel, row, text
 from web.meaning import meaning
 from web.page import Page, view
+from web.paged import Paged
 from web.running import running
 from web.show import amount, stamp
 
 REVISIONS = 50
+EVERY, EVERY_REVISIONS = 2.0, 5.0
+"""Seconds between two looks for news, at least."""
+PAST = "Rules, revision and mode are of now; what the rules decided is of the range above."
+OTHER = {"monitor": ("enforce", *commands.WITHIN), "enforce": ("monitor",)}
+"""Mode → the other, as `ztlens mode` is told."""
 HASH = 12
 """Characters of a hash that tell policies apart."""
 
@@ -33,6 +38,7 @@ class _Running:
         self._told: tuple[dict[str, Any], dict[str, Any] | None] | None = None
         self._unfolded: object = None
         with panel("Running policy", note="hits in the time above") as whole:
+            self._past = text(PAST, "p", "notice")
             self._facts = box("div", "facts")
             self._pending = box("div", "notices")
             self._table = Table(
@@ -45,7 +51,7 @@ class _Running:
         with heading(whole):
             self._choice = box("div")
         self._detail = box("div")
-        page.shows(self._load, 2.0)
+        page.shows(self._load, EVERY)
 
     async def _load(self) -> None:
         page = self._page
@@ -66,13 +72,16 @@ class _Running:
                 )
 
     def _show(self, found: dict[str, Any]) -> None:
+        self._past.set_visibility(not self._page.span.live)
         if self._told != (found["running"], found["pending"]):
             self._told = (found["running"], found["pending"])
             self._show_facts(*self._told)
         ruled = [*found["rules"], *found["other"]]
         most = max((one["flows"] for one in ruled), default=1) or 1
         chosen = self._page.get("chosen")
-        self._table.show([_rule(self._page, one, most) for one in ruled], chosen=chosen)
+        rows = [_rule(self._page, one, most, earlier=False) for one in found["rules"]]
+        rows += [_rule(self._page, one, most, earlier=bool(one["action"])) for one in found["other"]]
+        self._table.show(rows, chosen=chosen)
         one = next((one for one in ruled if one["name"] == chosen), None)
         shown = one and (one["name"], one["text"], one["shadowed"])
         if shown != self._unfolded:
@@ -92,16 +101,14 @@ class _Running:
                 with box("div", "fact"):
                     text(label, "span", "figure-label")
                     text(value, "span")
+                    if label == "Mode":
+                        other, *more = OTHER[now["mode"]]
+                        command = self._page.settings.command("mode", other, *more)
+                        commands.copy(f"Copy mode {other}", command, now["node"])
         self._pending.clear()
         if pending is not None:
-            kind = "policy" if pending["kind"] == "revision" else "mode"
-            command = self._page.settings.command(kind, "confirm")
-            with self._pending, box("div", "notice"):
-                text(
-                    f"This {kind}, by {pending['who']} at {stamp(pending['time'])}, falls back to what was before"
-                    f" unless it is confirmed: {command}"
-                )
-                Copy("Copy the command", command)
+            with self._pending:
+                commands.pending(self._page, now["node"], pending)
 
     def _chosen(self, name: str) -> None:
         self._page.set(chosen=None if self._page.get("chosen") == name else name)
@@ -115,24 +122,26 @@ class _Running:
             button("Close", lambda: self._page.set(chosen=None), "quiet")
 
 
-def _rule(page: Page, one: dict[str, Any], most: int) -> dict[str, Any]:
+def _rule(page: Page, one: dict[str, Any], most: int, earlier: bool) -> dict[str, Any]:
     marks: list[str] = []
     if one["report_only"]:
         marks.append("report only")
     if one["shadowed"]:
         marks.append("shadowed")
-    elif one["action"] and one["last_hit"] is None:
-        marks.append("never hit")
+    elif one["last_hit"] is None:
+        marks.append("no event in this time" if one["last_ever"] else "never hit")
+    if earlier:
+        marks.append("of an earlier revision")
     idle = not {"shadowed", "never hit"}.isdisjoint(marks)
     action = {"allow": "allowed", "deny": "denied"}.get(one["action"], "dim")
-    flows = page.address("flows", rule=one["name"])
+    flows, last = page.address("flows", rule=one["name"]), one["last_hit"] or one["last_ever"]
     return row(
         one["name"],
         [
             cell(one["name"], href=flows, hint="its flows"), cell(one["action"] or "–", kind=action),
             cell(", ".join(marks), kind="warn" if idle else "dim", hint=one["shadowed"]),
             cell(one["flows"], share=one["flows"] / most), one["packets"],
-            cell(amount(one["bytes"]), hint=f"{one['bytes']:,} B"), stamp(one["last_hit"]) if one["last_hit"] else "–",
+            cell(amount(one["bytes"]), hint=f"{one['bytes']:,} B"), stamp(last) if last else "–",
         ],
     )  # fmt: skip
 
@@ -142,9 +151,10 @@ class _Revisions:
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._known: list[dict[str, Any]] = []
-        self._next: str | None = None
         self._shown: object = None
+        self._paged = Paged(
+            page, "policy/revisions", self._asked, self._show, every=EVERY_REVISIONS, enough=self._has_chosen
+        )
         with panel("Revisions", note="a row shows what it changed"):
             self._table = Table(
                 "Revisions",
@@ -154,50 +164,40 @@ class _Revisions:
                 choose=self._chosen, empty="No policy was ever in force: `ztlens policy apply FILE` makes revision 1.",
             )  # fmt: skip
             with box("div", "more"):
-                self._further = button("More", self._more)
+                self._further = button("More", self._paged.more)
         self._further.set_visibility(False)
         self._detail = box("div")
-        self._loading = page.shows(self._load, 5.0)
 
-    def _asked(self, **more: str) -> dict[str, str]:
+    def _asked(self) -> dict[str, Any]:
         node = self._page.get("node")
-        return {"limit": str(REVISIONS), **({"node": node} if node else {}), **more}
+        return {"limit": str(REVISIONS), **({"node": node} if node else {})}
 
-    async def _load(self) -> None:
-        found = await self._page.ask("policy/revisions", self._asked())
-        self._known, self._next = found["revisions"], found["next"]
-        self._show()
-        await self._load_detail()
-
-    async def _more(self) -> None:
-        self._loading.hold()
-        try:
-            found = await self._page.ask("policy/revisions", self._asked(cursor=self._next or ""))
-        except WebError as error:
-            self._page.complain(error)
-            return
-        self._known, self._next = [*self._known, *found["revisions"]], found["next"]
-        self._show()
-
-    def _show(self) -> None:
+    def _has_chosen(self, known: list[dict[str, Any]]) -> bool:
+        """And the one before it, which it is compared with."""
         chosen = self._page.get("revision")
-        self._table.show([_revision(one) for one in self._known], chosen=chosen)
-        self._further.set_visibility(self._next is not None)
+        at = next((i for i, one in enumerate(known) if _key(one) == chosen), None)
+        return not chosen or (at is not None and any(one["node"] == known[at]["node"] for one in known[at + 1 :]))
+
+    async def _show(self) -> None:
+        self._table.show([_revision(one) for one in self._paged.rows], chosen=self._page.get("revision"))
+        self._further.set_visibility(self._paged.next is not None)
+        await self._show_detail()
 
     def _chosen(self, key: str) -> None:
         self._page.set(revision=None if self._page.get("revision") == key else key, against=None)
 
-    async def _load_detail(self) -> None:
+    async def _show_detail(self) -> None:
         """A revision beside the one before it on its node, or beside another that was chosen."""
         key = self._page.get("revision")
-        at = next((i for i, one in enumerate(self._known) if _key(one) == key), None)
+        known = self._paged.rows
+        at = next((i for i, one in enumerate(known) if _key(one) == key), None)
         if at is None:
             self._detail.clear()
             self._shown = None
             return
-        one = self._known[at]
-        others = [other for other in self._known if other["node"] == one["node"] and other is not one]
-        before = next((other for other in self._known[at + 1 :] if other["node"] == one["node"]), None)
+        one = known[at]
+        others = [other for other in known if other["node"] == one["node"] and other is not one]
+        before = next((other for other in known[at + 1 :] if other["node"] == one["node"]), None)
         wanted = self._page.get("against")
         before = next((other for other in others if _key(other) == wanted), before)
         if self._shown == (key, before and _key(before), len(others)):
@@ -219,9 +219,16 @@ class _Revisions:
                     choice("Compared with", names, _key(before), lambda value: page.set(against=value))
                 if found is not None:
                     meaning(found, "Both mean the same.")
+                else:
+                    lost = " and ".join(
+                        str(side["revision"]) for side, its in ((before, earlier), (one, after)) if its is None
+                    )
+                    text(f"Not compared: the text of revision {lost} was too long to be recorded.", "p", "note")
             with box("details"):
                 text("The text", "summary")
                 text(after if after is not None else "It was too long to be recorded.", "pre", "source")
+            if after:
+                commands.copy("Copy to apply it again", commands.applying(page.settings, after), one["node"])
         with heading(whole):
             button("Close", lambda: page.set(revision=None, against=None), "quiet")
 

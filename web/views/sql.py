@@ -93,22 +93,24 @@ class _Prompt:
             if self._answer is not None and self._drawn != self._drawing():
                 self._show(asked)
             return  # news is no reason to ask again
-        self._asked = (asked, moment, self._times)
+        self._asked = None  # until it is answered: the next load asks again, if this one is stopped or the sink away
         self._answer = self._problem = self._shown_as = None
         self._result.clear()
         self._detail.clear()
+        asking = (asked, moment, self._times)
         if not asked:
+            self._asked = asking
             with self._result, panel("Answer"):
                 text("Choose a question of the cookbook, or write one and press Ctrl+Enter.", "p", "note")
             return
         try:
             self._answer = await self._answered(asked)
         except AwayError:
-            self._asked = None  # it is asked again when the sink is back
             raise
         except WebError as error:
-            self._problem = error
+            self._asked, self._problem = asking, error
             raise
+        self._asked = asking
         self._show(asked)
 
     async def _answered(self, asked: str) -> Answer:
@@ -122,7 +124,8 @@ class _Prompt:
             asking.cancel()
             raise
         finally:
-            self._waits(False)
+            if self._asking is asking:  # a later one may be under way already
+                self._waits(False)
 
     def _parameters(self, asked: str) -> dict[str, str]:
         """What `$since` and `$until` stand for."""
@@ -169,9 +172,10 @@ class _Prompt:
 
     def _files(self, asked: str) -> None:
         parameters = self._parameters(asked)
+        question = {"sql": asked, "parameters": parameters or None, "streamed": True}  # whole, however long
         for form in ("csv", "json"):
             saved = Save(f"Save {form.upper()}", f"answer.{form}", self._failed)
-            saved.answer("/api/v1/sql", json.dumps({"sql": asked, "parameters": parameters or None, "format": form}))
+            saved.answer("/api/v1/sql", json.dumps({**question, "format": form}))
         written = _MOMENT.sub(lambda name: f"TIMESTAMP '{parameters[name[1]]}'" if parameters else name[0], asked)
         begins = ["--"] if written.startswith("-") else []  # as a comment does: it is no option
         Copy("Copy as command", self._page.settings.command("sql", *begins, written))
@@ -230,8 +234,9 @@ class _Prompt:
     def _chosen_axes(self, answer: Answer) -> tuple[str, list[int]]:
         """Of the address, where it names columns there are; else all that are no numbers, and the first number."""
         _, x, ys = self._drawing()
-        given = [int(i) for i in ys if i.isdecimal() and int(i) in answer.numbers]
-        along = x if x.isdecimal() and int(x) < len(answer.columns) else WORDS
+        names = {str(i) for i in range(len(answer.columns))}
+        given = [int(i) for i in ys if i in names and int(i) in answer.numbers]
+        along = x if x in names else WORDS
         return along, given or [i for i in answer.numbers if str(i) != along][:1] or [answer.numbers[0]]
 
     def _chart(self, answer: Answer, form: str) -> None:

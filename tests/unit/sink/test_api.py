@@ -20,6 +20,7 @@ from sink.errors import BusyError, QueryError, SinkError
 from sink.settings import SinkSettings
 from sink.store import Commit, Store, prepare
 from tests.support import batches
+from tests.support.served import listening
 
 N = 3000
 ENDLESS = "SELECT sum(a.range * b.range) FROM range(100000000) a, range(100000000) b"
@@ -27,8 +28,8 @@ ENDLESS = "SELECT sum(a.range * b.range) FROM range(100000000) a, range(10000000
 
 @pytest.fixture
 def settings(tmp_path: Path, request: pytest.FixtureRequest) -> SinkSettings:
-    """Of a sink that gives up soon; its parameter: after how many seconds."""
-    timeout = getattr(request, "param", 1.0)
+    """Its parameter: after how many seconds the sink gives up."""
+    timeout = getattr(request, "param", 60.0)
     return SinkSettings(
         tmp_path / "z.duckdb", "", tmp_path / "run", readers=2, query_timeout=timeout, answer_rows=150_000
     )
@@ -56,11 +57,8 @@ async def served(store: Store, settings: SinkSettings) -> AsyncIterator[api.Api]
         return {"running": True}
 
     made = api.Api(store, settings, status)
-    server = api.server(made.app)
-    serving = asyncio.create_task(server.serve(sockets=[api.bind(settings.socket)]))
-    yield made
-    server.should_exit = True
-    await serving
+    async with listening(made.app, settings.socket):
+        yield made
     made.close()
 
 
@@ -102,6 +100,7 @@ async def test_the_same_answers_over_socket_and_from_the_store(
     assert recent["position"].to_pylist() == expected["position"].to_pylist()[::-1]
 
 
+@pytest.mark.parametrize("settings", [1.0], indirect=True)
 async def test_errors_keep_their_kind_text_and_hint(served: api.Api, settings: SinkSettings) -> None:
     for sql, kind in (
         ("SELECT nope FROM verdicts", QueryError),
@@ -154,6 +153,7 @@ async def test_formats_and_bad_requests(served: api.Api, settings: SinkSettings)
         assert (await http.get("/elsewhere")).status_code == 404
 
 
+@pytest.mark.parametrize("settings", [1.0], indirect=True)
 async def test_readers_are_capped_and_come_free_again(served: api.Api, settings: SinkSettings) -> None:
     """Two questions hold both readers until their time is over; a third waits and gets its answer."""
     endless = [asyncio.create_task(ask(settings, lambda history: history.sql(ENDLESS))) for _ in range(2)]
@@ -172,6 +172,7 @@ async def test_a_client_that_leaves_frees_its_reader(served: api.Api, settings: 
     assert await ask(settings, lambda history: history.sql("SELECT 1 AS a").to_pylist()) == [{"a": 1}]
 
 
+@pytest.mark.parametrize("settings", [1.0], indirect=True)
 async def test_an_answer_that_breaks_off_is_an_error(served: api.Api, settings: SinkSettings) -> None:
     """The first batches are sent before the time is over; the last tells why there are no more."""
 
@@ -186,7 +187,6 @@ async def test_an_answer_that_breaks_off_is_an_error(served: api.Api, settings: 
     assert served.counters["broken"] == 1
 
 
-@pytest.mark.parametrize("settings", [60.0], indirect=True)
 async def test_rows_of_an_answer_are_limited_unless_it_is_read_as_it_comes(
     served: api.Api, settings: SinkSettings
 ) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 import pytest
 
 from schemas.verdict import STRIDE
@@ -16,6 +18,7 @@ from sink.api import live
 from sink.settings import SinkSettings
 from sink.store import Commit, Store, prepare
 from tests.support import batches, served
+from tests.support.until import until
 
 ROWS = batches.traffic(600, seed=3).rows
 
@@ -29,14 +32,13 @@ async def http(memory: Store, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient
 
     settings = SinkSettings(Path("unused"), "", tmp_path)
     made = api.Api(memory, settings, status)
-    server = api.server(made.app)
-    serving = asyncio.create_task(server.serve(sockets=[api.bind(settings.socket)]))
     transport = httpx.AsyncHTTPTransport(uds=str(settings.socket))
-    async with httpx.AsyncClient(transport=transport, base_url="http://sink/api/v1", timeout=30) as client:
+    async with (
+        served.listening(made.app, settings.socket),
+        httpx.AsyncClient(transport=transport, base_url="http://sink/api/v1", timeout=30) as client,
+    ):
         yield client
-    made.close()
-    server.should_exit = True
-    await serving
+        made.close()
 
 
 def put(store: Store, first: int, past: int) -> None:
@@ -118,6 +120,30 @@ async def test_what_nobody_had_time_to_look_at_is_counted(memory: Store, monkeyp
     viewers.leave(one)
     viewers.close()
     assert memory.listener is None
+
+
+async def test_a_look_that_fails_is_told_and_the_next_goes_on(
+    http: httpx.AsyncClient, memory: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live, "REST_MOST", 0.1)
+    whole, full = pa.concat_tables, True
+
+    def concat_tables(*given: Any, **how: Any) -> pa.Table:
+        if full and threading.current_thread().name.startswith("live"):
+            raise pa.ArrowMemoryError("malloc of size 1 failed")
+        return whole(*given, **how)
+
+    monkeypatch.setattr(pa, "concat_tables", concat_tables)
+    async with viewing(http) as stream:
+        await asyncio.to_thread(put, memory, 0, 30)
+        await until(lambda: caplog.records, "a line of the log")
+        full = False
+        await asyncio.to_thread(put, memory, 30, 40)
+        assert await stream.next() == ("dropped", {"count": 30, "reason": "failed"})
+        assert len((await stream.next())[1]) == 10
+    (told,) = caplog.records
+    assert told.getMessage() == "live verdicts that could not be looked at are left out"
+    assert told.exc_info is not None and told.exc_info[0] is pa.ArrowMemoryError
 
 
 async def test_who_leaves_is_forgotten(http: httpx.AsyncClient, memory: Store) -> None:

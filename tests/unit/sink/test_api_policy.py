@@ -28,6 +28,7 @@ rules:
 """
 RULES = [RuleInfo(id=64, name="web", action="allow", text="- name: web"),
          RuleInfo(id=65, name="zone", action="allow", text="- name: zone")]  # fmt: skip
+GONE = RuleInfo(id=66, name="gone", action="deny", report_only=True, text="- name: gone")
 DAY = 86_400_000_000_000
 
 
@@ -36,10 +37,10 @@ async def asker(memory: Store) -> AsyncIterator[Asker]:
     """Node n1 had OPEN, then CLOSED, unconfirmed; n2 has OPEN."""
     memory.append(
         Commit(
-            batches=[prepare(batches.batch(batches.verdict(flow_id=i, rule=65 if i == 3 else 64), (i - 1) * STRIDE))
-                     for i in (1, 2, 3)],
+            batches=[prepare(batches.batch(batches.verdict(flow_id=i, rule=rule), (i - 1) * STRIDE))
+                     for i, rule in enumerate((64, 64, 65, 66), 1)],
             records=[
-                policy_record("start", yaml=OPEN, rules=[RULES[0]], hash="a", who="root"),
+                policy_record("start", yaml=OPEN, rules=[RULES[0], GONE], hash="a", who="root"),
                 policy_record(revision=2, time=CLOCK + DAY, yaml=CLOSED, rules=RULES, hash="b", state="pending"),
                 policy_record("start", node="n2", yaml=OPEN, rules=[], hash="a", time=CLOCK + 2 * DAY),
             ],
@@ -58,12 +59,18 @@ async def test_what_runs_and_what_its_rules_did(asker: Asker) -> None:
     web, again = one["rules"]
     assert (web["name"], web["flows"], web["packets"], web["shadowed"]) == ("web", 2, 2, "")
     assert web["last_hit"] == "2026-09-21T15:13:20.000000000Z"
-    assert (again["flows"], again["last_hit"]) == (0, None)
+    assert web["last_ever"] == web["last_hit"]
+    assert (again["flows"], again["last_hit"], again["last_ever"]) == (0, None, None)
     assert "never decides" in again["shadowed"]
-    assert [(rule["name"], rule["flows"]) for rule in one["other"]] == [("rule:65", 1)]  # of revision 1, which has none
+    gone, unknown = one["other"]
+    assert (gone["name"], gone["flows"], gone["action"], gone["report_only"]) == ("gone", 1, "deny", True)
+    assert gone["text"] == "- name: gone"
+    assert (unknown["name"], unknown["flows"], unknown["action"]) == ("rule:65", 1, "")  # revision 1 has none
     assert (other["running"]["node"], other["pending"], other["rules"], other["other"]) == ("n2", None, [], [])
     (later,) = (await asker.get("policy", node="n1", since=str(CLOCK + DAY)))["nodes"]
-    assert [rule["flows"] for rule in later["rules"]] == [0, 0]
+    found = [(rule["flows"], rule["last_hit"], rule["last_ever"]) for rule in later["rules"]]
+    assert found == [(0, None, "2026-09-21T15:13:20.000000000Z"), (0, None, None)]
+    assert later["other"] == []  # nothing of it in the span
     assert "no node is called 'n3'" in await asker.refused(404, "policy", {"node": "n3"})
 
 

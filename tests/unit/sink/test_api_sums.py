@@ -3,6 +3,7 @@
 import ipaddress
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -178,7 +179,7 @@ async def test_an_overview(asker: Asker) -> None:
     assert (found["lag"], found["notices"]) == (3, ["told"])
     assert len(found["rates"]["times"]) == len(found["rates"]["denied"]) == 60
     (node,) = found["nodes"]
-    assert (node["node"], node["pending"], node["balanced"], found["balanced"]) == ("n1", False, False, False)
+    assert (node["node"], node["pending"], node["balanced"], found["balanced"]) == ("n1", None, False, False)
     assert "lies in the future" in await asker.refused(400, "overview", {"since": "2200-01-01"})
     assert "not later" in await asker.refused(400, "overview", {"since": "1h", "until": "2h"})
 
@@ -223,3 +224,54 @@ async def test_one_name_is_one_end_whatever_its_numbers_were() -> None:
         (cell,) = (await asker.get("matrix"))["cells"]
         assert cell["allowed"]["flows"] == 2
     store.close()
+
+
+async def test_forged_totals_end_no_answer_and_no_rollup() -> None:
+    """As large as a sender may say: their sum is none that a number of 64 bits holds."""
+    most, n = 1 << 60, 40
+    forged = {name: most for name in ("packets_original", "bytes_original", "packets_reply", "bytes_reply")}
+    hour = 3600 * SECOND
+    rows = np.concatenate([
+        batches.verdict(flow_id=1 + i, time=batches.START + i % 4 * hour, dst_identity=17 - i % 2, **forged)
+        for i in range(n)
+    ])  # fmt: skip
+    with closing(memory_store()) as one:
+        one.append(Commit(batches=[prepare(batches.batch(rows))], records=[batches.policy_record()]))
+        async with served.asking(one) as asker:
+            for _ in range(2):  # of events, then of roll-ups
+                whole = {"flows": n, "packets": (1 << 62) - 1, "bytes": (1 << 62) - 1}
+                half = whole | {"flows": n // 2}
+                assert (await asker.get("overview", since=0))["totals"]["allowed"] == whole
+                for path, pairs in (("map", "edges"), ("matrix", "cells")):
+                    found = await asker.get(path)
+                    assert [pair["allowed"] for pair in found[pairs]] == [half, half]
+                    assert found["left_out"] == {"nodes": 0, "edges": 0, **split([])}
+                assert max((await asker.get("histogram"))["allowed"]["bytes"]) == whole["bytes"]
+                assert "rules:" in str(await asker.post("suggest"))
+                (node,) = (await asker.get("policy"))["nodes"]
+                assert [rule["bytes"] for rule in node["rules"] if rule["flows"]] == [whole["bytes"]]
+                assert {flow["bytes"] for flow in (await asker.get("flows"))["flows"]} == {2 * most}
+                while rollup.step(one):
+                    pass
+
+
+async def test_what_was_malformed_has_no_address_and_may_have_no_protocol() -> None:
+    """Whatever stands where it would be, or beside one of IPv4."""
+    stray = b"\1" * 12
+    rows = np.concatenate([
+        batches.untracked(family=0, proto=0, dport=0),
+        batches.untracked(family=0, proto=0, dport=0, src=stray + bytes(4)),
+        batches.verdict(), batches.verdict(flow_id=2, src=stray + bytes(4), dst=stray + bytes(4)),
+    ])  # fmt: skip
+    with closing(memory_store()) as one:
+        one.append(Commit(batches=[prepare(batches.batch(rows))], records=[batches.policy_record()]))
+        async with served.asking(one) as asker:
+            for group in ("address", "network"):
+                found = await asker.get("matrix", ports="true", group=group)
+                zero = "0.0.0.0" if group == "address" else "0.0.0.0/24"
+                assert sorted(found["sources"]) == [zero, "unknown"]
+                assert sorted(found["destinations"], key=lambda column: str(column["id"])) == [
+                    {"id": zero, "port": 443, "proto": "tcp"}, {"id": "unknown", "port": 0, "proto": "0"},
+                ]  # fmt: skip
+                nodes = [node["id"] for node in (await asker.get("map", group=group))["nodes"]]
+                assert sorted(nodes) == [zero, "unknown"]

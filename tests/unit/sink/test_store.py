@@ -168,8 +168,13 @@ def test_a_failed_commit_leaves_nothing_and_can_be_given_again(on_disk: Open, mo
     store.stream("VERDICTS", "t1", 10)
     commit = Commit(batches=[batch(some)], records=[batches.loss_record(300)], marks={"VERDICTS": 3})
     real = Writer.recover
-    failures = []
-    monkeypatch.setattr(Writer, "recover", lambda self, error: (failures.append(error), real(self, error)))
+    failures: list[BaseException] = []
+
+    def recover(self: Writer, error: BaseException, **how: bool) -> None:
+        failures.append(error)
+        real(self, error, **how)
+
+    monkeypatch.setattr(Writer, "recover", recover)
     monkeypatch.setattr("sink.store.records.insert_loss", _fail)
     with pytest.raises(SinkError) as caught:
         store.append(commit)
@@ -314,6 +319,11 @@ def corrupt(**fields: Any) -> envelope.Envelope:
         ({"clock": 1 << 63}, "out of range"),
         ({"n": 1 << 40, "end": STRIDE << 40, "c": {}, "t": {}}, "rows in one batch"),
         ({"stride": 1 << 40, "end": 2 << 40}, "stride"),
+        (
+            {"t": envelope.TYPES, "c": {"bytes_reply": np.array([0, (1 << 60) + 1], "<u8").tobytes()}},
+            "bytes_reply of 1152921504606846977 is out of range",
+        ),
+        ({"t": envelope.TYPES, "c": {"family": bytes([4, 7])}}, "a family is none of 0, 4, 6"),
     ],
 )
 def test_what_cannot_be_stored_is_refused_before_a_commit(fields: dict[str, Any], reason: str) -> None:

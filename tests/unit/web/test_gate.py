@@ -31,10 +31,10 @@ async def page(request: Request) -> Response:
     return HTMLResponse("<html><script>1</script><script type='module'>2</script></html>")
 
 
-def gate(**fields: Any) -> Gate:
+def gate(port: int = 7420, **fields: Any) -> Gate:
     settings = WebSettings(socket=Path("s"), run_dir=Path("r"), state=Path("t"), **fields)
     app = Starlette(routes=[Route("/page", page), Route("/{path:path}", seen)])
-    return Gate(app, settings, 7420, TOKEN)
+    return Gate(app, settings, port, TOKEN)
 
 
 @pytest.fixture
@@ -53,6 +53,19 @@ async def test_the_link_gives_a_cookie_and_an_address_without_the_token(browser:
     assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
     inside = await browser.get("/flows?since=1h")
     assert (inside.status_code, inside.text) == (200, "since=1h")
+
+
+@pytest.mark.parametrize(
+    ("said", "secure"),
+    [("https", True), ("HTTPS, http", True), ("http", False), ("http, https", False), (None, False)],
+)
+async def test_behind_tls_the_cookie_is_for_tls_alone(said: str | None, secure: bool) -> None:
+    """As the proxy says that the browser came."""
+    given = httpx.ASGITransport(gate(names=("lens.example.org",)))
+    async with httpx.AsyncClient(transport=given, base_url="http://lens.example.org") as client:
+        headers = {} if said is None else {"x-forwarded-proto": said}
+        entered = await client.get("/", params={"token": TOKEN}, headers=headers)
+    assert ("Secure" in entered.headers["set-cookie"].split("; ")) is secure
 
 
 @pytest.mark.parametrize(
@@ -189,6 +202,13 @@ async def test_names_by_which_it_is_reached() -> None:
             assert (await client.get("/x", headers=known | {"host": host})).status_code == status, host
         proxied = known | {"host": "lens.example.org", "origin": "https://lens.example.org"}
         assert (await client.get("/x", headers=proxied)).status_code == 200
+
+
+async def test_on_the_usual_port_browsers_name_none() -> None:
+    known = {"authorization": f"Bearer {TOKEN}", "host": "127.0.0.1"}
+    for port, status in ((80, 200), (7420, 403)):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(gate(port)), base_url=US) as client:
+            assert (await client.get("/x", headers=known)).status_code == status
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:7420", "[::]:7420", "192.0.2.1:7420", "example.org:7420"])

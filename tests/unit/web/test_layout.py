@@ -3,7 +3,9 @@
 import itertools
 import math
 
-from web.layout import Layout, group_of, usual_key
+import pytest
+
+from web.layout import MOST, Layout, group_of, usual_key
 
 
 def laid_out(groups: dict[str, str]) -> Layout:
@@ -33,6 +35,33 @@ def test_no_two_nodes_are_close() -> None:
     ):
         points = laid_out(groups).places.values()
         assert min(math.dist(a, b) for a, b in itertools.combinations(points, 2)) > 30
+
+
+def test_the_space_between_nodes_shrinks_with_their_number() -> None:
+    """Of a full disc that fills 450 pixels, whatever the number: a share of its area each."""
+    for many in (50, 500):
+        layout = laid_out({f"n{i}": "" for i in range(many)})
+        wide = layout.spacing(list(layout.places), 1100, 450)
+        assert wide == pytest.approx(math.sqrt(math.pi * 225**2 / many), rel=0.15)
+    assert laid_out({"a": ""}).spacing(["a"], 1100, 450) > 450
+    assert laid_out({}).spacing([], 1100, 450) > 450
+
+
+def test_places_of_nodes_long_gone_are_forgotten_when_they_are_too_many() -> None:
+    layout = laid_out({f"a{i}": "x" for i in range(MOST - 1)})
+    layout.place({"b": "y"})
+    assert len(layout.places) == MOST
+    layout.place({"b": "y", "c": "y"})
+    assert set(layout.places) == {"b", "c"}
+    assert layout.places == laid_out({"b": "y", "c": "y"}).places
+    many = {f"d{i}": "x" for i in range(MOST + 1)}
+    assert layout.place(many) is None and layout.places.keys() == many.keys()
+
+
+def test_groups_are_named_while_they_are_there() -> None:
+    layout = laid_out({"a": "x", "b": "x", "c": "y", "d": "y", "e": "z", "f": ""})
+    assert [disc.name for disc in layout.groups(["a", "b", "c", "d", "e", "f"])] == ["x", "y"]
+    assert [disc.name for disc in layout.groups(["b", "c", "d"])] == ["y"]
 
 
 def test_a_few_without_a_group_stand_alone() -> None:

@@ -3,32 +3,21 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from starlette.types import ASGIApp
+from starlette.types import Receive, Scope, Send
 
 from sink import api
 from sink.settings import SinkSettings
 from sink.store import memory_store
+from tests.support.served import listening
 from tests.support.until import until
 from web import passing
 from web.passing import Passing
-
-
-@asynccontextmanager
-async def served(app: ASGIApp, socket: Path) -> AsyncIterator[Path]:
-    server = api.server(app)
-    task = asyncio.create_task(server.serve(sockets=[api.bind(socket)]))
-    await until(lambda: server.started, "the server")
-    try:
-        yield socket
-    finally:
-        server.should_exit = True
-        await task
 
 
 @pytest.fixture
@@ -39,7 +28,7 @@ async def through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     store = memory_store()
     sink = api.Api(store, SinkSettings(Path("unused"), "", Path("unused"), readers=1), lambda: asyncio.sleep(0, {}))
     given = Passing(tmp_path / "sink.sock")
-    async with served(sink.app, tmp_path / "sink.sock"), served(given, tmp_path / "page.sock") as socket:
+    async with listening(sink.app, tmp_path / "sink.sock"), listening(given, tmp_path / "page.sock") as socket:
         yield socket
         sink.live.close()
     await given.close()
@@ -106,3 +95,30 @@ async def test_a_question_that_breaks_off(through: Path, client: httpx.AsyncClie
     answer = await client.post("sql", json={"sql": "SELECT 1 AS one", "format": "json"})
     assert answer.json() == [{"one": 1}]
     assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_who_leaves_before_the_answer_has_begun_leaves_the_sink_too(tmp_path: Path) -> None:
+    asked: list[tuple[str, bytes]] = []
+    left: list[str] = []
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        asked.append((scope["method"], body))
+        assert (await receive())["type"] == "http.disconnect"
+        left.append(scope["method"])
+
+    given = Passing(tmp_path / "sink.sock")
+    questions = [("GET", b""), ("POST", b"a question")]
+    async with listening(silent, tmp_path / "sink.sock"), listening(given, tmp_path / "page.sock") as socket:
+        for n, (method, body) in enumerate(questions, 1):
+            transport = httpx.AsyncHTTPTransport(uds=str(socket))
+            async with httpx.AsyncClient(transport=transport, base_url="http://page/api/v1/", timeout=30) as client:
+                asking = asyncio.create_task(client.request(method, "audit", content=body))
+                await until(lambda n=n: len(asked) == n, "a question of the sink")
+                asking.cancel()
+                await until(lambda n=n: len(left) == n, "that the sink is left")
+    await given.close()
+    assert asked == questions

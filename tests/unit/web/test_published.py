@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.until import until
 from web import published as module
-from web.published import published
+from web.published import published, told
 
 
 async def page(run_dir: Path, link: str) -> asyncio.Task[None]:
@@ -46,3 +46,12 @@ async def test_what_a_dead_page_left_is_nobodys(tmp_path: Path) -> None:
     (tmp_path / "other").replace(tmp_path / "web.url")
     await end(task)
     assert (tmp_path / "web.url").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "said"),
+    [(True, "http://h:1/?token=t"), (False, "http://h:1/ (`ztlens status` shows the link that lets you in)")],
+)
+def test_only_a_terminal_is_told_the_token(terminal: bool, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    assert told("http://h:1/?token=t") == said
