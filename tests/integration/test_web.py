@@ -19,7 +19,19 @@ from schemas.codes import Decision, EventKind, Outcome, Reason, RuleId
 from schemas.messages import IdentityInfo, RuleInfo
 from tests.support import batches
 from tests.support.nats import NatsServer
-from tests.support.pages import PATIENCE, Browser, PageProcess, Stage, addresses, now, option, picture, rows, shows
+from tests.support.pages import (
+    PATIENCE,
+    Browser,
+    PageProcess,
+    Stage,
+    addresses,
+    alive,
+    now,
+    option,
+    picture,
+    rows,
+    shows,
+)
 from tests.support.until import until
 from web.span import text as moment
 
@@ -221,6 +233,7 @@ async def test_map(stage: Stage) -> None:
         await page.mouse.click(x, y)
         await page.wait_for_url("**/flows?identity=database")
         await page.go_back()
+        await alive(page)
         await page.locator("tr[data-key]").first.click()
         newest = await shows(page, "Newest flows of this edge", len)
         assert len(newest) == 10 and newest[0][1] == "deny, dropped"
@@ -351,6 +364,7 @@ async def test_time_travel(stage: Stage) -> None:
         await shows(page, "Flows", lambda found: len(found) == 11)
         await page.reload()  # the histogram is of now as well, not of what was typed
         await shows(page, "Flows", lambda found: len(found) == 11)
+        await until(lambda: option(page, "Flows over time: ", "xAxis.0.data.0"), "the histogram's times")
         chart = page.locator(".timeline canvas").first
         box = await chart.bounding_box()
         assert box is not None
@@ -478,7 +492,7 @@ async def test_keys(stage: Stage) -> None:
         for key, path in (("4", "/flows"), ("2", "/map"), ("3", "/matrix"), ("1", "/")):
             await page.keyboard.press(key)
             await page.wait_for_url(f"**{path}")
-            await page.wait_for_selector("header.top")
+            await alive(page)
         await page.keyboard.press("l")
         await page.get_by_role("button", name="Live").wait_for()
         await page.keyboard.press("t")

@@ -28,7 +28,7 @@ from tests.support.asking import (
     shell,
     write,
 )
-from tests.support.pages import Browser, Stage, now, option, picture, rows, shows
+from tests.support.pages import Browser, Stage, alive, now, option, picture, rows, shows
 from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -87,6 +87,7 @@ async def test_what_runs_and_what_was_before(tmp_path: Path) -> None:
         revisions = await shows(page, "Revisions", lambda found: len(found) == 1)
         assert revisions[0][1:3] == [HOSTILE, "1"]
         await page.reload()  # it stands in the address
+        await alive(page)
         await shows(page, "Rules of the running policy", lambda found: found and found[0][0] == "dns-to-all")
         await page.get_by_label("Node").select_option("n1")
         await shows(page, "Rules of the running policy", lambda found: len(found) == 4)
@@ -262,6 +263,7 @@ async def test_an_audit_is_drawn(stage: Stage) -> None:
         await page.get_by_role("link", name="Matrix").click()
         cells = await shows(page, "Cells of the matrix", len)
         assert cells[0][3].endswith("newly denied: 5 flows, newly allowed: 3 flows")
+        await alive(page)
         await page.get_by_label("Columns").select_option("true")
         data = await until(lambda: option(page, "Matrix of 1 sources and 2", "series.0.data"), "the heat map")
         assert [one["label"]["formatter"] for one in data] == ["−5", "+3"]

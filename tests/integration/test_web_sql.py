@@ -91,10 +91,12 @@ async def test_sql_aids(stage: Stage) -> None:
             "SQL question",
             "SELECT count(*) AS n FROM flows WHERE last_seen >= $since AND last_seen < $until AND ",
         )
+        question = page.get_by_role("textbox", name="SQL question")
         await page.keyboard.press("Control+End")
         await page.get_by_role("combobox", name="View", exact=True).select_option("flows")
         await shows(page, "Columns", lambda found: found[2][0] == "flow_id")
         await page.locator("[role=region][aria-label=Columns] tr[data-key=dport]").click()
+        await question.get_by_text("AND dport").wait_for()  # the page puts it there; until then keys choose a view
         await page.keyboard.type(" = 22")
         await page.keyboard.press("Control+Enter")
         await shows(page, "Answer", lambda found: found == [["3"]])

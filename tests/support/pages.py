@@ -10,6 +10,7 @@ on the console and for a request that leaves the page. Pictures go to $ZTLENS_SC
 """
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import time
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 import nats
 import numpy as np
 from nats.aio.client import Client
-from playwright.async_api import BrowserContext, Page, Playwright, async_playwright
+from playwright.async_api import BrowserContext, Error, Page, Playwright, async_playwright
 
 from schemas import messages, streams, subjects
 from schemas.messages import LossRecord, PolicyRecord
@@ -215,11 +216,16 @@ class Browser:
     async def to(self, page: Page, path: str) -> None:
         """Another address in this tab."""
         await page.goto(self._page.origin + path)
-        await page.wait_for_selector("#app header.top")  # what is painted before (web/first.py) is dead
+        await alive(page)
 
     def _said(self, kind: str, text: str) -> None:
         if kind == "error":
             self.errors.append(text)
+
+
+async def alive(page: Page) -> None:
+    """What is painted first (web/first.py) is dead: who presses more than a link waits for the scripts."""
+    await page.wait_for_selector("#app header.top")
 
 
 async def picture(page: Page, name: str) -> Path:
@@ -230,33 +236,46 @@ async def picture(page: Page, name: str) -> Path:
     return path
 
 
+async def looked(page: Page, script: str, given: Any) -> Any:
+    """What a script finds; None while the page is on its way to another address."""
+    try:
+        return await page.evaluate(script, given)
+    except Error as error:
+        if "Execution context was destroyed" in error.message:
+            return None
+        raise
+
+
 async def rows(page: Page, label: str) -> list[list[str]]:
     """The cells of a table, by its label, as they are read."""
-    found: list[list[str]] = await page.evaluate(
+    found = await looked(
+        page,
         """label => [...document.querySelectorAll(`[role=region][aria-label="${label}"] tbody tr:not(.empty)`)]
             .map(row => [...row.cells].map(cell => cell.innerText.trim()))""",
         label,
     )
-    return found
+    return found or []
 
 
 async def shows(page: Page, label: str, wanted: Any) -> list[list[str]]:
-    """Wait for a table to be as `wanted` says."""
+    """Wait for a table to be as `wanted` says, which may look at rows that are not there yet."""
 
     async def found() -> Any:
         there = await rows(page, label)
-        return there if wanted(there) else None
+        with contextlib.suppress(IndexError):
+            return there if wanted(there) else None
 
     try:
         return list(await until(found, f"table {label!r}", PATIENCE))
     except AssertionError as error:
         there = await rows(page, label)
-        raise AssertionError(f"{error}; it has {len(there)} rows: {there[:5]}") from None
+        raise AssertionError(f"{error}; at {page.url} it has {len(there)} rows: {there[:5]}") from None
 
 
 async def option(page: Page, label: str, path: str) -> Any:
     """Something of the options of the chart with a label that begins so, as ECharts has them: `series.0.data`."""
-    return await page.evaluate(
+    return await looked(
+        page,
         """async ([label, path]) => {
             const { echarts } = await import("nicegui-echart");
             const element = document.querySelector(`.chart[aria-label^="${label}"]`);
