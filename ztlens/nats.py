@@ -134,7 +134,7 @@ def masked(url: str) -> str:
     return f"{scheme}://***@{server}" if found else f"***@{server}"
 
 
-async def check(url: str, *, patience: float = 2.0) -> None:
+async def check(url: str, *, patience: float = 5.0) -> None:
     """Raise Missing unless a server with JetStream answers at `url` and lets us in."""
     import asyncio
 

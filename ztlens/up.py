@@ -25,7 +25,7 @@ from ztlens.parts import Part, clean_environment, ztlens_command
 from ztlens.privilege import kept
 from ztlens.running import Lock
 
-PATIENCE = {"nats": 20.0, "sink": 30.0, "collector": 120.0, "web": 60.0}
+PATIENCE = {"nats": 60.0, "sink": 120.0, "collector": 120.0, "web": 60.0}
 """Seconds until a part must work; BCC compiles for some 10 s on a small machine."""
 DRAIN = 60.0
 """Seconds for the collector to drain."""

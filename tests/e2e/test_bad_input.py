@@ -23,10 +23,11 @@ from collector.kernel.sources import constants
 from schemas import subjects
 from sink.store.database import open_writer
 from tests.support import programs
-from tests.support.installation import PATIENCE, Done, Installation, Process
+from tests.support.installation import Done, Installation, Process
 from tests.support.kernel import udp_frame
 from tests.support.nats import NatsServer
 from tests.support.netns import Lab, ip, wait_for
+from tests.support.until import PATIENCE
 
 RELEASE = os.uname().release
 POLICY = """version: 1
@@ -86,10 +87,10 @@ def stored(one: Installation) -> int:
 
 def closed(one: Installation, collector: Process, sink: Process) -> dict[str, int]:
     """`down` of lone services: all is stored, the books balance; the events of the ledger."""
-    wait_for(lambda: one.status()["nats"]["connected"], "NATS", PATIENCE)
+    wait_for(lambda: one.status()["nats"]["connected"], "NATS")
     one.run("down")
     assert collector.popen.wait(PATIENCE) == 0, collector.said()
-    wait_for(lambda: (r := one.ledger()["rings"][0])["final"] and not r["events"]["in_flight"], "the end", PATIENCE)
+    wait_for(lambda: (r := one.ledger()["rings"][0])["final"] and not r["events"]["in_flight"], "the end")
     assert sink.end() == 0, sink.said()
     ledger = one.ledger()
     assert ledger["balanced"] is True and ledger["rings"][0]["events"]["gaps"] == [], ledger
@@ -198,7 +199,7 @@ def test_no_bpffs_is_mounted(lab: Lab, wired: tuple[str, socket.socket], tmp_pat
         up = one.start("up", prefix=("ip", "netns", "exec", netns))
         up.until_said("Ctrl-C ends it")
         send(wire, 1000, 5)
-        wait_for(lambda: stored(one) == 5, "verdicts", PATIENCE)
+        wait_for(lambda: stored(one) == 5, "verdicts")
         one.down(up)
         untouched(one, netns)
 
@@ -300,7 +301,7 @@ def test_a_broken_policy_never_replaces_a_running_one(one: Installation, wired: 
 
         def hang_up(said: str) -> None:
             os.kill(collector.pid, signal.SIGHUP)
-            wait_for(lambda: re.search(said, collector.said()), f"{said!r} on SIGHUP", PATIENCE)
+            wait_for(lambda: re.search(said, collector.said()), f"{said!r} on SIGHUP")
 
         one.policy(BROKEN)
         hang_up(rf"refused: {path}{fault} \(policy file {path} changed\)")
@@ -308,7 +309,7 @@ def test_a_broken_policy_never_replaces_a_running_one(one: Installation, wired: 
         hang_up(rf"refused: {path}: No such file or directory \(policy file {path} changed\)")
         assert one.status()["revision"] == 1 and one.json("policy", "show")["text"] == POLICY
         send(wire, 1000, 10)
-        wait_for(lambda: stored(one) == 10, "verdicts", PATIENCE)
+        wait_for(lambda: stored(one) == 10, "verdicts")
         one.policy(POLICY.replace("names", "others"))
         hang_up(rf"policy {path} is revision 2 \(policy file {path} changed\)")
         closed(one, collector, sink)
@@ -325,22 +326,22 @@ def test_nats_away_at_the_start_and_in_the_middle(one: Installation, wired: tupl
     arguments = ("--nats", server.url)
     collector, sink = one.collector(*arguments), one.sink(*arguments)
     send(wire, 1000, 300)
-    wait_for(lambda: one.status()["events_waiting"] == 300, "events to wait in the ring", PATIENCE)
+    wait_for(lambda: one.status()["events_waiting"] == 300, "events to wait in the ring")
     away = one.run("down", status=None)
     refused(away, 3, "NATS at .* is away: 300 events and the last state of every flow would be lost", "bring NATS.*")
     server.start()
-    wait_for(lambda: stored(one) == 300, "the events to be stored", PATIENCE)
+    wait_for(lambda: stored(one) == 300 and one.status()["events_waiting"] == 0, "the events to be stored")
     server.kill()
-    wait_for(lambda: not one.status()["nats"]["connected"], "NATS to be missed", PATIENCE)
+    wait_for(lambda: not one.status()["nats"]["connected"], "NATS to be missed")
     for first in range(2000, 3500, 500):
         send(wire, first, 500)
-    wait_for(lambda: one.status()["events_waiting"] == 1500, "the new ones in the ring", PATIENCE)
+    wait_for(lambda: one.status()["events_waiting"] == 1500, "the new ones in the ring")
     one_in = 1000
     assert one.json("status")["collector"]["nats"]["connected"] is False
     for _ in range(one_in):
         send(wire, 2000, 10)  # 10 flows, 1,000 packets each: a sample of each
     server.start()
-    wait_for(lambda: stored(one) >= 1800, "the events to be stored", PATIENCE)
+    wait_for(lambda: stored(one) >= 1800, "the events to be stored")
     events = closed(one, collector, sink)
     server.kill()
     assert events["stored"] == 300 + 1500 + 10 + 1800 - events["lost"]
@@ -354,7 +355,7 @@ def test_the_ring_overflows_while_nats_is_away(lab: Lab, wired: tuple[str, socke
         collector, sink = one.collector(), one.sink()
         for _ in range(24):
             send(wire, 1000, 500)  # 12,000 events: more than the ring holds, samples stop at its half
-        status = wait_for(lambda: (s := one.status())["kernel"]["parsed"] == 12_000 and s, "all packets", PATIENCE)
+        status = wait_for(lambda: (s := one.status())["kernel"]["parsed"] == 12_000 and s, "all packets")
         assert 0.45 < status["ring_fill"] < 0.55 and status["kernel"]["samples_lost"] > 7000
         server.start()
         events = closed(one, collector, sink)
@@ -368,11 +369,11 @@ def test_corrupt_messages_are_dead_letters(one: Installation, wired: tuple[str, 
     with NatsServer(one.directory.parent / "nats") as server:
         collector, sink = one.collector("--nats", server.url), one.sink("--nats", server.url)
         send(wire, 1000, 100)
-        wait_for(lambda: stored(one) == 100, "verdicts", PATIENCE)
+        wait_for(lambda: stored(one) == 100, "verdicts")
 
         async def corrupt() -> None:
             client = await nats.connect(server.url)
-            js = client.jetstream()
+            js = client.jetstream(timeout=PATIENCE)
             await js.publish(subjects.verdicts("n1"), b"no msgpack at all")
             await js.publish(subjects.loss("n1"), b"\xc1")
             await js.publish(subjects.policy("n1"), b"")
@@ -380,8 +381,8 @@ def test_corrupt_messages_are_dead_letters(one: Installation, wired: tuple[str, 
 
         asyncio.run(corrupt())
         send(wire, 2000, 100)
-        wait_for(lambda: stored(one) == 200, "what came behind the corrupt message", PATIENCE)
-        wait_for(lambda: one.sink_status()["counters"]["messages"]["dropped"] == {"dead": 3}, "3 counted", PATIENCE)
+        wait_for(lambda: stored(one) == 200, "what came behind the corrupt message")
+        wait_for(lambda: one.sink_status()["counters"]["messages"]["dropped"] == {"dead": 3}, "3 counted")
         streams = one.sink_status()["streams"]
         assert (streams[subjects.VERDICTS_STREAM]["dead"], streams[subjects.RECORDS_STREAM]["dead"]) == (1, 2)
         closed(one, collector, sink)
@@ -389,7 +390,7 @@ def test_corrupt_messages_are_dead_letters(one: Installation, wired: tuple[str, 
 
         async def dead() -> list[tuple[str, bytes, str]]:
             client = await nats.connect(server.url)
-            js = client.jetstream()
+            js = client.jetstream(timeout=PATIENCE)
             letters = [await js.get_msg(subjects.DEAD_STREAM, number) for number in (1, 2, 3)]
             await client.close()
             return [(m.subject, m.data or b"", (m.headers or {})["ztlens-reason"]) for m in letters]
@@ -405,17 +406,17 @@ def test_the_disk_fills_up_and_has_room_again(lab: Lab, wired: tuple[str, socket
     with Installation(lab, tmp_path / "one", netns=netns) as one, small_disk(one.state, "64m"):
         up = one.up()
         send(wire, 1000, 200)
-        wait_for(lambda: stored(one) == 200, "verdicts", PATIENCE)
+        wait_for(lambda: stored(one) == 200, "verdicts")
         fill(one.state / "filler")
         send(wire, 2000, 200)
         up.until_said("no space left on device")
         send(wire, 3000, 200)  # nats acknowledges before it writes: the first it could not write need not wait
-        wait_for(lambda: one.status()["events_waiting"] >= 200, "the events to wait in the ring", PATIENCE)
+        wait_for(lambda: one.status()["events_waiting"] >= 200, "the events to wait in the ring")
         # Questions are answered all the time. The rest of a file's last block may have had room for an event more.
         assert one.value("SELECT count(*) FROM verdicts WHERE sport < 2000") == 200
         (one.state / "filler").unlink()
         up.until_said("nats is back (restart 1)")
-        wait_for(lambda: stored(one) >= 600, "the events to be stored", PATIENCE)  # more: flows that have ended
+        wait_for(lambda: stored(one) >= 600, "the events to be stored")  # more: flows that have ended
         ledger = one.down(up)
         assert "Traceback" not in up.said()
         events = ledger["rings"][0]["events"]

@@ -16,7 +16,7 @@ from tests.support.collectors import records
 from tests.support.kernel import instance, quiet_veth, udp_frame
 from tests.support.nats import NatsServer
 from tests.support.netns import Lab
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 
 POLICY = """version: 1
 default: deny
@@ -50,7 +50,7 @@ class Child:
 
     async def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return await asyncio.wait_for(self.process.wait(), PATIENCE)
 
 
 @asynccontextmanager
@@ -71,7 +71,7 @@ async def child(run_dir: Path, *arguments: object) -> AsyncIterator[Child]:
             return False
 
     try:
-        await until(answers, "a collector that works", 60)
+        await until(answers, "a collector that works")
         yield collector
     finally:
         if process.returncode is None:
@@ -103,7 +103,7 @@ async def test_killed_adopted_closed(nats_server: NatsServer, tmp_path: Path, lo
             assert (await collector.ask("policy.show"))["text"] == POLICY
             await send(2000, 54)
             done = await collector.ask("down")
-            assert await asyncio.wait_for(collector.process.wait(), 30) == 0
+            assert await asyncio.wait_for(collector.process.wait(), PATIENCE) == 0
     batches = await stored(nats_server)
     check_cover(batches, done["events"] * STRIDE)
     policy_records, loss = await records(nats_server)

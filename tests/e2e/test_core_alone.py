@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.installation import PATIENCE, Installation
+from tests.support.installation import Installation
 from tests.support.kernel import udp_frame
 from tests.support.netns import wait_for
 
@@ -50,7 +50,7 @@ def test_up_without_compiler_and_headers(
     up.until_said("Ctrl-C ends it")
     for port in range(1000, 1005):
         wire.send(udp_frame("10.0.0.1", port, "10.0.0.2", 53, bytes(18)))
-    wait_for(lambda: one.value("SELECT count(*) FROM verdicts") == 5, "verdicts", PATIENCE)
+    wait_for(lambda: one.value("SELECT count(*) FROM verdicts") == 5, "verdicts")
     status = one.status()
     assert status["loader"] == "core"
     why = "asked for" if loader == "core" else "its object is there"

@@ -9,8 +9,9 @@ import duckdb
 import pytest
 import yaml
 
-from tests.support.demos import SECONDS, Demo
+from tests.support.demos import Demo
 from tests.support.netns import wait_for
+from tests.support.until import PATIENCE
 from ztlens.demo import leftovers
 from ztlens.demo.run import POLICY
 
@@ -20,7 +21,7 @@ RULES = {rule["name"] for rule in yaml.safe_load(POLICY.read_text())["rules"]}
 
 
 def nothing_remains(demo: Demo) -> None:
-    wait_for(lambda: not demo.remains() or None, f"everything of the demo to go: {demo.remains()}", 10)
+    wait_for(lambda: not demo.remains() or None, f"everything of the demo to go: {demo.remains()}")
 
 
 def test_json_is_one_document_that_adds_up(tmp_path: Path, loader: str) -> None:
@@ -81,10 +82,10 @@ def test_what_a_killed_run_leaves_is_taken_away_by_the_next(tmp_path: Path) -> N
     with Demo(tmp_path / "tmp", "--duration", "1h", "-o", "json") as demo:
         demo.until_said("traffic for 3600 s")
         demo.process.kill()
-        demo.process.wait(SECONDS)
+        demo.process.wait(PATIENCE)
     assert any(demo.remains())
-    wait_for(lambda: not demo.processes() or None, "its processes to end", 30)
-    assert f"demo-{demo.pid}" in leftovers.reclaim()
+    wait_for(lambda: not demo.processes() or None, "its processes to end")
+    leftovers.reclaim()  # another demo that starts meanwhile may have done it
     nothing_remains(demo)
 
 

@@ -110,7 +110,7 @@ def test_guide(network: Network) -> None:
     host = network.host
     (host.directory / "names.yaml").write_text(POLICY["names.yaml"].text)
     host.start("up")
-    wait_for(lambda: "Ctrl-C ends it" in host.said() or (host.up and host.up.poll() is not None), "`up`", 120)
+    wait_for(lambda: "Ctrl-C ends it" in host.said() or (host.up and host.up.poll() is not None), "`up`")
 
     def shown(step: str) -> None:
         assert wait_for(lambda: same(host.run(step), host) == same(OUT[step].text), step)

@@ -4,6 +4,7 @@ One `ztlens up` watches a host (tests/support/house.py); everything is sent, it 
 """
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,12 +98,13 @@ def tagged(port: int, tags: int) -> bytes:
 
 
 def settled(netns: str, interface: str) -> dict[str, int]:
-    """Counters once the connection's last acknowledgement has come through: twice the same."""
+    """Counters once the connection's last acknowledgement has come through: the same for half a second."""
     seen = [statistics(netns, interface)]
 
     def same() -> bool:
+        time.sleep(0.1)
         seen.append(statistics(netns, interface))
-        return seen[-1] == seen[-2]
+        return len(seen) > 5 and all(one == seen[-1] for one in seen[-6:])
 
     wait_for(same, "counters that stand still")
     return seen[-1]

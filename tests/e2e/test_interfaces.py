@@ -9,9 +9,10 @@ import pytest
 
 from collector.kernel.probes import PRETEND
 from tests.support import programs
-from tests.support.installation import PATIENCE, Installation
+from tests.support.installation import Installation
 from tests.support.nats import NatsServer
 from tests.support.netns import Lab, ip, wait_for
+from tests.support.until import PATIENCE
 
 LACKING = {"link": "", "netlink": "xdp_link,tcx_link"}
 """What holds the programs → what the kernel lacks then."""
@@ -30,6 +31,7 @@ class Pair:
         self.lab.link(self.near, f"veth{number}", self.far, f"eth{number}", mtu=mtu)
         self.lab.address(self.near, f"veth{number}", f"10.79.{number}.1/24")
         self.lab.address(self.far, f"eth{number}", f"10.79.{number}.2/24")
+        wait_for(lambda: "state UP" in ip("link", "show", f"veth{number}", netns=self.near), "the link to be up")
 
     def send(self, number: int, port: int, count: int) -> None:
         """Datagrams of 100 bytes to `near`, each received before the next goes out."""
@@ -102,7 +104,7 @@ def test_everything_is_as_it_was_found(
         assert up.popen.wait(PATIENCE) == 0, up.said()
     else:
         up.kill()
-        wait_for(lambda: not one.processes(), "its children to end", PATIENCE)
+        wait_for(lambda: not one.processes(), "its children to end")
         for name in ("veth0", "veth1"):  # still judged: an upgrade does not fail open
             assert programs.watched(pair.near, name) == (True, True)
         one.run("down")
@@ -150,6 +152,7 @@ def test_a_restart_goes_on_without_an_interface_that_is_gone(pair: Pair, one: In
         assert "there is no interface veth1: it is watched once it comes" in collector.said()
         pair.link(1)
         collector.until_said("veth1 was made anew, and is watched again")
+        wait_for(lambda: one.status()["nats"]["connected"], "NATS")
         one.run("down")
         assert collector.popen.wait(PATIENCE) == 0
         assert "clsact" not in pair.tc("qdisc") and "xdp" not in ip("link", netns=pair.near)
@@ -208,15 +211,15 @@ def test_interfaces_by_pattern_that_come_later(lab: Lab, tmp_path: Path) -> None
             assert receiver.recv(1000)
         lines = [f"link add veth{i} type veth peer name other{i}" for i in range(1, 101)]
         ip("-batch", "-", netns=near, lines=lines)
-        wait_for(lambda: len(one.status()["interfaces"]) == 101, "all to be watched", PATIENCE)
+        wait_for(lambda: len(one.status()["interfaces"]) == 101, "all to be watched")
         assert set(one.status()["interfaces"].values()) == {"native+egress"}
         assert "and 93 more" in one.run("status").stdout
         ip("-batch", "-", netns=near, lines=[f"link delete veth{i}" for i in range(1, 101)])
         ip("link", "set", "veth0", "down", netns=near)
         ip("link", "set", "veth0", "name", "tap0", netns=near)
-        wait_for(lambda: one.status()["interfaces"] == {"tap0": "native"}, "the others to be let go", PATIENCE)
+        wait_for(lambda: one.status()["interfaces"] == {"tap0": "native"}, "the others to be let go")
         ip("link", "delete", "tap0", netns=near)
-        wait_for(lambda: one.status()["interfaces"] == {}, "the last to be let go", PATIENCE)
+        wait_for(lambda: one.status()["interfaces"] == {}, "the last to be let go")
         one.down(up)
         assert one.value("SELECT packets FROM flows WHERE dport = 7001") == 12
         assert one.leftovers() == []

@@ -10,13 +10,14 @@ import pytest
 
 from schemas.verdict import STRIDE
 from sink.errors import SinkError
-from tests.support.installation import PATIENCE, Installation, Process
+from tests.support.installation import Installation, Process
 from tests.support.kernel import quiet_veth, udp_frame
 from tests.support.nats import NatsServer
 from tests.support.netns import Lab, wait_for
 from tests.support.programs import statistics
 from tests.support.proxy import HeldReplies
 from tests.support.trafficgen import TrafficGen
+from tests.support.until import PATIENCE
 
 KILLS = 10
 CHUNK, FLOWS, RANGE = 16_384, 300, 1_500
@@ -172,7 +173,7 @@ def empty_cache(tmp_path: Path) -> Iterator[Path]:
     yield path
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_ten_kills_of_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
     with Lab() as lab, NatsServer(tmp_path / "nats") as server:
         netns, _ = quiet_veth(lab)
@@ -188,13 +189,13 @@ def test_ten_kills_of_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             load = Load(out)
             monkeypatch.setenv("ZTLENS_BYTECODE_CACHE", str(empty_cache))
             victims = parts.victims()
-            wait_for(lambda: kill_all(victims), "all to be killed ten times", 400)
+            wait_for(lambda: kill_all(victims), "all to be killed ten times", 800)
             sent = load.stop()
-            wait_for(lambda: one.answers("collector") and one.status()["nats"]["connected"], "a collector", PATIENCE)
+            wait_for(lambda: one.answers("collector") and one.status()["nats"]["connected"], "a collector")
             parts.adopted.append(one.status()["adopted"])
             one.run("down")
             assert parts.collector.popen.wait(PATIENCE) == 0
-            wait_for(lambda: all_stored(one), "all to be stored", PATIENCE)
+            wait_for(lambda: all_stored(one), "all to be stored")
             assert parts.sink.end() == 0
             assert statistics(netns, "veth0")["rx_packets"] - before == sent
             events = check(one, sent)
@@ -208,7 +209,8 @@ def test_killed_between_acknowledgement_and_position(tmp_path: Path) -> None:
     """JetStream has the events and the collector never hears of it: the next one cuts the same range anew."""
     with Lab() as lab, NatsServer(tmp_path / "nats") as server, HeldReplies(server.port) as proxy:
         netns, wire = quiet_veth(lab)
-        with Installation(lab, tmp_path / "one", netns=netns, interfaces=["veth0:ingress"], nats=server.url) as one:
+        with Installation(lab, tmp_path / "one", netns=netns, interfaces=["veth0:ingress"], nats=server.url,
+                          timeouts={"udp": 3600}) as one:  # fmt: skip
             sink = one.sink()
             collector = one.collector("--nats", f"nats://127.0.0.1:{proxy.port}")
 
@@ -219,23 +221,23 @@ def test_killed_between_acknowledgement_and_position(tmp_path: Path) -> None:
             def stored() -> int:
                 return int(one.sink_status()["counters"]["verdicts"]["stored"])
 
-            wait_for(lambda: one.status()["nats"]["connected"], "NATS", PATIENCE)
+            wait_for(lambda: one.status()["nats"]["connected"], "NATS")
             send(1000, 300)
-            wait_for(lambda: one.status()["collector"]["acknowledged"] == 300, "acknowledgements", PATIENCE)
+            wait_for(lambda: one.status()["collector"]["acknowledged"] == 300, "acknowledgements")
             assert one.status()["consumed"] == 300 * STRIDE
             proxy.hold()
             send(2000, 500)
-            wait_for(lambda: stored() == 800, "the sink to have them", PATIENCE)
+            wait_for(lambda: stored() == 800, "the sink to have them")
             assert one.status()["consumed"] == 300 * STRIDE
             collector.kill()
             send(3000, 200)
             collector = one.collector()
-            wait_for(lambda: one.status()["consumed"] == 1000 * STRIDE, "the ring to be released", PATIENCE)
-            wait_for(lambda: stored() == 1000, "the rest to be stored", PATIENCE)
+            wait_for(lambda: one.status()["consumed"] == 1000 * STRIDE, "the ring to be released")
+            wait_for(lambda: stored() == 1000, "the rest to be stored")
             assert one.sink_status()["counters"]["verdicts"]["dropped"] == {"duplicate": 500}
             one.run("down")
             assert collector.popen.wait(PATIENCE) == 0
-            wait_for(lambda: all_stored(one), "all to be stored", PATIENCE)
+            wait_for(lambda: all_stored(one), "all to be stored")
             assert sink.end() == 0
             check(one, 1000)
             assert one.value("SELECT count(*) FROM flows WHERE packets = 1 AND ended") == 1000

@@ -57,7 +57,7 @@ class Installation:
         """Start it and wait until it tells what to try next."""
         (self.directory / "errors").unlink(missing_ok=True)
         process = self.start("up", "-i", "veth0", *arguments)
-        wait_for(lambda: "Ctrl-C ends it" in self.errors() or process.poll() is not None, "`up` to be up", 120)
+        wait_for(lambda: "Ctrl-C ends it" in self.errors() or process.poll() is not None, "`up` to be up")
         assert process.poll() is None, self.errors()
         return process
 
@@ -192,7 +192,7 @@ def test_parts_that_die_come_back_and_nothing_is_lost(installation: Installation
         before = one.parts()
         os.kill(before[name], signal.SIGKILL)
         one.send(10, 7002)
-        wait_for(lambda name=name: f"{name} is back" in one.errors(), f"{name} to come back", 120)
+        wait_for(lambda name=name: f"{name} is back" in one.errors(), f"{name} to come back")
         assert {other for other, pid in one.parts().items() if before[other] != pid} == {name}
     process.send_signal(signal.SIGINT)
     assert process.wait(90) == 0
@@ -211,7 +211,7 @@ def test_up_killed_leaves_the_datapath_to_the_next_up(installation: Installation
     assert privileges(parts["sink"]) == ({"0", "2"}, {"1"})  # CAP_DAC_OVERRIDE
     process.kill()
     process.wait()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in parts.values()), "its children to end", 30)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in parts.values()), "its children to end")
     assert (PINS / one.name).exists()
     one.send(5, 7001)  # judged, counted and kept in the ring with nobody there
     process = one.up()
@@ -227,7 +227,7 @@ def test_down_after_a_crash_takes_the_programs_away(installation: Installation) 
     assert "no policy yet" in one.errors()
     process.kill()
     process.wait()
-    wait_for(lambda: not (one.directory / "run" / "control.sock").exists(), "the collector to end", 30)
+    wait_for(lambda: not (one.directory / "run" / "control.sock").exists(), "the collector to end")
     one.ztlens("down")
     assert "took away the kernel side" in one.said
     assert not (PINS / one.name).exists()
@@ -272,7 +272,7 @@ def test_the_page_is_a_part_of_it(installation: Installation) -> None:
         assert (name, *privileges(pid)) == (name, {"0"}, {"1"}) or name == "collector"
     assert privileges(parts["collector"]) == privileges(up.pid)
     os.kill(parts["web"], signal.SIGKILL)
-    wait_for(lambda: "web is back (restart 1)" in installation.errors(), "the page to be back", 120)
+    wait_for(lambda: "web is back (restart 1)" in installation.errors(), "the page to be back")
     assert file.read_text().rpartition("?")[2] == link.rpartition("?")[2]
     assert httpx.get(file.read_text()).status_code == 303
     after = installation.parts()

@@ -28,7 +28,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
 def test_quick_start(host: Host) -> None:
     (host.directory / "my-policy.yaml").write_text(POLICY["my-policy.yaml"].text)
     host.start("up")
-    wait_for(lambda: "Ctrl-C ends it" in host.said() or (host.up and host.up.poll() is not None), "`up`", 120)
+    wait_for(lambda: "Ctrl-C ends it" in host.said() or (host.up and host.up.poll() is not None), "`up`")
     assert alike(OUT["up"].text) in alike(host.said(), host)
 
     for step in ("check", "apply"):

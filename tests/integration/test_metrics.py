@@ -51,7 +51,7 @@ async def until_told(address: str, **wanted: Any) -> Samples:
         return all(found.get(key) == value for key, value in keys.items())
 
     try:
-        await until(there, f"{keys}", 60)
+        await until(there, f"{keys}")
     except AssertionError as error:
         raise AssertionError({key: found.get(key) for key in keys}) from error
     return found

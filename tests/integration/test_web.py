@@ -18,9 +18,9 @@ from websockets.exceptions import InvalidStatus
 from schemas.codes import Decision, EventKind, Outcome, Reason, RuleId
 from schemas.messages import IdentityInfo, RuleInfo
 from tests.support import batches
+from tests.support.asking import copied
 from tests.support.nats import NatsServer
 from tests.support.pages import (
-    PATIENCE,
     Browser,
     PageProcess,
     Stage,
@@ -183,7 +183,7 @@ async def test_flows_filter_sort_and_detail(stage: Stage) -> None:
         seen = await detail.locator(".fact").filter(has_text="seen (UTC)").all_inner_texts()
         first, last = (datetime.fromisoformat(f"{told.splitlines()[1][:19]}Z") for told in seen)
         its = f"--since {moment(first)} --until {moment(last + timedelta(seconds=1))}"
-        for label, copied in (
+        for label, wanted in (
             (
                 "Copy as observe",
                 f"{stage.page.program} observe --from-ip 10.0.1.10 --to-ip 10.0.2.5 --port 5432/tcp " + its,
@@ -195,10 +195,7 @@ async def test_flows_filter_sort_and_detail(stage: Stage) -> None:
                 " action: allow}",
             ),
         ):
-            await detail.get_by_role("button", name=label).click()
-            await detail.get_by_role("button", name="Copied").first.wait_for()
-            assert await page.evaluate("navigator.clipboard.readText()") == copied
-            await detail.get_by_role("button", name=label).wait_for()
+            assert await copied(page, label, detail) == wanted
         await page.reload()  # it all stands in the address
         await page.get_by_role("region", name="frontend → database").wait_for()
         assert await shows(page, "Flows", lambda found: found == ascending[::-1])
@@ -472,7 +469,7 @@ async def test_it_is_painted_before_the_scripts_have_come(stage: Stage) -> None:
             return first == drawn
 
         for view in ("/?", "/flows?", "/flows?sort=bytes&order=asc&decision=deny&", "/map?", "/matrix?"):
-            await until(lambda path=view + its: same(path), view, 2 * PATIENCE)
+            await until(lambda path=view + its: same(path), view)
 
 
 async def test_an_empty_history_says_what_to_do(stage: Stage) -> None:

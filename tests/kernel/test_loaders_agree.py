@@ -92,7 +92,7 @@ def table(datapath: PrivateDatapath) -> np.ndarray:
     return found[np.argsort(found["flow"]["id"], kind="stable")]
 
 
-@pytest.mark.timeout(180 + PACKETS // 500)
+@pytest.mark.timeout(600 + PACKETS // 500)
 def test_either_loaders_program_does_the_same(both: list[PrivateDatapath], capsys: pytest.CaptureFixture[str]) -> None:
     random, numbers = Random(SEED), np.random.default_rng(SEED)
     frames, sent, told, now = generated(random, numbers), 0, 0, 1000 * NS

@@ -15,6 +15,7 @@ from schemas.codes import Decision, EventKind, Outcome, Reason, RuleId
 from schemas.messages import PolicyRecord, RuleInfo
 from tests.support import batches
 from tests.support.pages import Stage, addresses, now, staged
+from tests.support.until import until
 from ztlens.parts import clean_environment, ztlens_command
 
 HOSTILE = '<img src=x onerror="window.bitten=1">'
@@ -110,10 +111,16 @@ async def write(page: Page, label: str, given: str) -> None:
 
 
 async def copied(page: Page, button: str, within: Locator | None = None) -> str:
-    """What a button copies."""
-    room = page if within is None else within
-    await room.get_by_role("button", name=button, exact=True).click()
-    await room.get_by_role("button", name="Copied").first.wait_for()
+    """What a button copies; it says so, for a moment."""
+    pressed = (page if within is None else within).get_by_role("button", name=button, exact=True)
+    await pressed.evaluate("""button => {
+        window.said = [];
+        new MutationObserver(() => window.said.push(button.innerText))
+            .observe(button, { childList: true, characterData: true, subtree: true });
+    }""")
+    await pressed.click()
+    await until(lambda: page.evaluate("window.said.includes('Copied')"), "the button to say it")
+    await pressed.wait_for()  # it can be pressed again
     return str(await page.evaluate("navigator.clipboard.readText()"))
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.netns import wait_for
+from tests.support.until import PATIENCE
 from ztlens import config
 from ztlens.demo import leftovers
 from ztlens.demo.netns import NETNS_DIR
 from ztlens.demo.network import DemoNetwork
 from ztlens.parts import ztlens_command
-
-SECONDS = 120
 
 
 class Demo:
@@ -40,11 +39,11 @@ class Demo:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(SECONDS)
+            self.process.wait(PATIENCE)
 
     def wait(self) -> int:
         """Its exit status; what it said goes with a failure of the test."""
-        status = self.process.wait(SECONDS)
+        status = self.process.wait(PATIENCE)
         print(self.stderr.read_text())
         return status
 
@@ -55,7 +54,7 @@ class Demo:
             assert self.process.poll() is None, self.stderr.read_text()
             return text in self.stderr.read_text()
 
-        wait_for(said, f"{text!r} on stderr", SECONDS)
+        wait_for(said, f"{text!r} on stderr")
 
     def processes(self) -> list[str]:
         """Command lines of everything it started: its state, namespace prefix or run directory is in them."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.support.docs import Block
 from tests.support.netns import Lab
+from tests.support.until import PATIENCE
 from ztlens.config import PINS
 from ztlens.parts import clean_environment
 
@@ -55,8 +56,8 @@ class Host:
     def run(self, step: str) -> str:
         """What a step prints, stdout and stderr."""
         done = subprocess.run(
-            self.command(step), cwd=self.directory, env=self.environment(), capture_output=True, text=True, timeout=60,
-            check=False,
+            self.command(step), cwd=self.directory, env=self.environment(), capture_output=True, text=True,
+            timeout=PATIENCE, check=False,
         )  # fmt: skip
         return done.stdout + done.stderr
 
@@ -67,7 +68,7 @@ class Host:
             self.up.wait(timeout=120)
         if self.pins.exists():
             subprocess.run(
-                [sys.executable, "-m", "ztlens.main", "down"], env=self.environment(), check=False, timeout=60
+                [sys.executable, "-m", "ztlens.main", "down"], env=self.environment(), check=False, timeout=PATIENCE
             )
 
 

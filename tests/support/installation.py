@@ -26,11 +26,10 @@ from collector.kernel.removal import remove_datapath
 from sink.client import History
 from sink.errors import SinkError
 from tests.support.netns import Lab, wait_for
+from tests.support.until import PATIENCE
 from ztlens.config import PINS
 from ztlens.parts import clean_environment, ztlens_command
 
-PATIENCE = 120.0
-"""Seconds; the machine may be busy, and nothing here is about speed."""
 KNOBS = {"FLOWS_MAX": 4096, "RING_BYTES": 1 << 20}
 """As in tests/integration/test_cli_up.py, so that both share what is compiled."""
 
@@ -76,7 +75,7 @@ class Process:
 
     def until_said(self, text: str) -> None:
         """Wait for `text`; its end before that fails the test with all it said."""
-        wait_for(lambda: text in self.said() or not self.alive, f"{text!r} from {self.log.name}", PATIENCE)
+        wait_for(lambda: text in self.said() or not self.alive, f"{text!r} from {self.log.name}")
         assert text in self.said(), self.said()
 
     def kill(self) -> None:
@@ -123,7 +122,7 @@ class Installation:
                 process.kill()
             if kind is not None:
                 print(f"--- {process.log.name}\n{process.said()}")
-        wait_for(lambda: not self.processes(), "children to end with their parents", PATIENCE)
+        wait_for(lambda: not self.processes(), "children to end with their parents")
         remove_datapath(self.pins)
 
     # ── running it ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -148,7 +147,7 @@ class Installation:
         """`ztlens collector`; with `wait` until it answers."""
         process = self.start("collector", *arguments)
         if wait:
-            wait_for(lambda: self.answers("collector") or not process.alive, "the collector", PATIENCE)
+            wait_for(lambda: self.answers("collector") or not process.alive, "the collector")
             assert process.alive, process.said()
         return process
 
@@ -156,7 +155,7 @@ class Installation:
         """`ztlens sink`; with `wait` until it answers."""
         process = self.start("sink", *arguments)
         if wait:
-            wait_for(lambda: self.answers("sink") or not process.alive, "the sink", PATIENCE)
+            wait_for(lambda: self.answers("sink") or not process.alive, "the sink")
             assert process.alive, process.said()
         return process
 

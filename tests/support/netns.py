@@ -18,7 +18,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
-from tests.support.until import pause
+from tests.support.until import PATIENCE, pause
 from ztlens.demo import netns
 from ztlens.demo.netns import call_in, ip, write_sysctls
 
@@ -28,14 +28,13 @@ T = TypeVar("T")
 _serial = itertools.count()
 
 
-def wait_for(condition: Callable[[], T], what: str, seconds: float = 20) -> T:
+def wait_for(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
     """The first truthy value of `condition()`; AssertionError naming `what` after `seconds`."""
     begin = time.monotonic()
     deadline = begin + seconds
     while not (value := condition()):
-        now = time.monotonic()
-        assert now < deadline, f"not within {seconds} s: {what}"
-        time.sleep(pause(now - begin))
+        assert begin < deadline, f"not within {seconds} s: {what}"  # after a look that began when time was up
+        time.sleep(pause(time.monotonic() - begin))
         begin = time.monotonic()
     return value
 

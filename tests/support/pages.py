@@ -32,12 +32,10 @@ from schemas.verdict import STRIDE
 from tests.support import batches
 from tests.support.nats import NatsServer
 from tests.support.sinks import SinkProcess, settings
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 from ztlens.parts import clean_environment, ztlens_command
 
 CHROMIUM = "/usr/bin/chromium"
-PATIENCE = 60.0
-"""Seconds; the machine may be busy, and nothing here is about speed."""
 SCREENSHOTS = Path(os.environ.get("ZTLENS_SCREENSHOTS", f"/tmp/ztlens-screenshots-{os.getuid()}"))
 
 
@@ -86,7 +84,7 @@ class PageProcess(Published):
     async def start(self) -> None:
         """Until it answers."""
         self._spawn()
-        self.link = await until(self._published, "the page's link", PATIENCE)
+        self.link = await until(self._published, "the page's link")
 
     def _spawn(self) -> None:
         (self._run_dir / "web.url").unlink(missing_ok=True)
@@ -148,7 +146,7 @@ class Stage:
         data = batches.packed(one, self._published * STRIDE)
         await self._client.jetstream().publish(subjects.verdicts("n1"), data)
         self._published += len(one)
-        await until(self._stored, f"{self._published} verdicts in the store", PATIENCE)
+        await until(self._stored, f"{self._published} verdicts in the store")
 
     async def _stored(self) -> bool:
         count = await asyncio.to_thread(self.sink.value, "SELECT count(*) FROM store.verdicts")
@@ -266,7 +264,7 @@ async def shows(page: Page, label: str, wanted: Any) -> list[list[str]]:
             return there if wanted(there) else None
 
     try:
-        return list(await until(found, f"table {label!r}", PATIENCE))
+        return list(await until(found, f"table {label!r}"))
     except AssertionError as error:
         there = await rows(page, label)
         raise AssertionError(f"{error}; at {page.url} it has {len(there)} rows: {there[:5]}") from None

@@ -76,7 +76,7 @@ class Prometheus:
                 [BIN / "prometheus", f"--config.file={self._config}", f"--web.listen-address={self.address}",
                  f"--storage.tsdb.path={self.directory / 'tsdb'}"], stdout=log, stderr=log,
             )  # fmt: skip
-        wait_for(self._ready, "Prometheus", 60)
+        wait_for(self._ready, "Prometheus")
         return self
 
     def _ready(self) -> bool:

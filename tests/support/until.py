@@ -5,13 +5,16 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+PATIENCE = 240.0
+"""Seconds: the machine may be busy, and nothing here is about speed."""
+
 
 def pause(took: float) -> float:
     """Seconds until one looks again when a look took `took`: who waits leaves the machine to what it waits for."""
     return min(max(3 * took, 0.01), 0.1)
 
 
-async def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+async def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """The first true value of `condition()` (it may be a coroutine function); AssertionError after `seconds`."""
     end = time.monotonic() + seconds
     while True:
@@ -21,6 +24,5 @@ async def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) 
             value = await value
         if value:
             return value
-        now = time.monotonic()
-        assert now < end, f"not within {seconds:g} s: {what}"
-        await asyncio.sleep(pause(now - begin))
+        assert begin < end, f"not within {seconds:g} s: {what}"  # after a look that began when time was up
+        await asyncio.sleep(pause(time.monotonic() - begin))

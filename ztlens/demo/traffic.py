@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ztlens.demo.netns import NetworkError
 from ztlens.demo.network import MACHINES, DemoNetwork
-from ztlens.demo.workload import ROUNDS
+from ztlens.demo.workload import DENIED_PATIENCE, ROUNDS
 
 SOURCE = Path(__file__).resolve().parent.parent.parent
 """Where `python -m ztlens…` finds this very package."""
@@ -35,11 +35,12 @@ class Traffic:
     """The processes of one run.
 
     `start` → servers listen; `go` → clients talk; `wait_rounds`; `stop`. Call from the main thread: a process ends when
-    the thread that made it does.
+    the thread that made it does. `patience`: seconds that clients wait for what policy may deny.
     """
 
-    def __init__(self, network: DemoNetwork) -> None:
+    def __init__(self, network: DemoNetwork, patience: float = DENIED_PATIENCE) -> None:
         self._network = network
+        self._patience = patience
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._listeners: list[asyncio.Task[None]] = []
         self._ready: set[str] = set()
@@ -57,6 +58,7 @@ class Traffic:
         for name in MACHINES:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "ztlens.demo.workload", self._network.prefix, name, str(os.getpid()),
+                str(self._patience),
                 cwd=SOURCE, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
             self._processes[name] = process

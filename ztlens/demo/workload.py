@@ -1,4 +1,4 @@
-"""One machine of the demo: `python -m ztlens.demo.workload PREFIX NAME`, started by `traffic`.
+"""One machine of the demo: `python -m ztlens.demo.workload PREFIX NAME PARENT PATIENCE`, started by `traffic`.
 
 It moves into its namespace, starts its servers, says so on stdout (`{"ready": true}`), waits for a line on stdin,
 then goes round and round what its clients do. After each round it writes `{"rounds": n, "done": {what: n}, "failed":
@@ -73,7 +73,7 @@ async def start_servers(machine: Machine) -> None:
             await servers.serve_udp(where, servers.DNS_PORT, servers.dns_reply)
 
 
-def visitor_steps(serial: Iterator[int]) -> Iterator[Step]:
+def visitor_steps(serial: Iterator[int], _: float) -> Iterator[Step]:
     """Pages, each item asked for twice, and a ping: all of it allowed."""
     for _ in range(5):
         item = next(serial)
@@ -84,17 +84,17 @@ def visitor_steps(serial: Iterator[int]) -> Iterator[Step]:
         yield f"ping/v{family}", functools.partial(clients.ping, address("frontend", family))
 
 
-def frontend_steps(_: Iterator[int]) -> Iterator[Step]:
+def frontend_steps(_: Iterator[int], patience: float) -> Iterator[Step]:
     """The shortcut somebody left in the code: past the api, straight into the database."""
     for family in FAMILIES:
         where = address("database", family), servers.DATABASE_PORT
         yield (
             f"shortcut/v{family}",
-            functools.partial(clients.talk, *where, b"GET shortcut\n", patience=DENIED_PATIENCE),
+            functools.partial(clients.talk, *where, b"GET shortcut\n", patience=patience),
         )
 
 
-def cache_steps(_: Iterator[int]) -> Iterator[Step]:
+def cache_steps(_: Iterator[int], __: float) -> Iterator[Step]:
     """A metric to statsd at the api: one datagram, no answer, IPv4 only."""
 
     async def metric() -> None:
@@ -104,13 +104,13 @@ def cache_steps(_: Iterator[int]) -> Iterator[Step]:
     yield "metric/v4", metric
 
 
-def intruder_steps(_: Iterator[int]) -> Iterator[Step]:
+def intruder_steps(_: Iterator[int], patience: float) -> Iterator[Step]:
     """Everything a compromised machine tries first. All but the public web page is denied."""
     for family, name in itertools.product(FAMILIES, SCANNED):
         for port in SCANNED_PORTS:
             yield (
                 f"scan/v{family}",
-                functools.partial(clients.talk, address(name, family), port, b"", patience=DENIED_PATIENCE),
+                functools.partial(clients.talk, address(name, family), port, b"", patience=patience),
             )
     for family in FAMILIES:
         for name, port, question in (
@@ -119,18 +119,19 @@ def intruder_steps(_: Iterator[int]) -> Iterator[Step]:
         ):
             yield (
                 f"steal-{name}/v{family}",
-                functools.partial(clients.talk, address(name, family), port, question, patience=DENIED_PATIENCE),
+                functools.partial(clients.talk, address(name, family), port, question, patience=patience),
             )
         lookup = servers.dns_query(1, "database.demo", family)
         for what, port in (("lookup", servers.DNS_PORT), ("snmp", 161)):
             ask = functools.partial(clients.ask_udp, address("dns", family), port, lookup)
-            yield f"{what}/v{family}", functools.partial(ask, patience=DENIED_PATIENCE, tries=1)
-        ping = functools.partial(clients.ping, address("database", family), patience=DENIED_PATIENCE)
+            yield f"{what}/v{family}", functools.partial(ask, patience=patience, tries=1)
+        ping = functools.partial(clients.ping, address("database", family), patience=patience)
         yield f"ping/v{family}", ping
         yield f"big-ping/v{family}", functools.partial(ping, size=PINGED_BYTES)
 
 
-Steps = Callable[[Iterator[int]], Iterator[Step]]
+Steps = Callable[[Iterator[int], float], Iterator[Step]]
+"""Given the numbers of items, and seconds to wait for what policy denies."""
 ROUNDS: dict[str, tuple[Steps, float, int]] = {
     "visitor": (visitor_steps, 0.05, 1),
     "frontend": (frontend_steps, 0.2, 1),
@@ -143,7 +144,8 @@ ROUNDS: dict[str, tuple[Steps, float, int]] = {
 class Clients:
     """A machine's rounds and what came of each step."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, patience: float) -> None:
+        self._patience = patience
         self._steps, self._rest, self._width = ROUNDS[name]
         self._serial = itertools.count(1)
         self._rounds = 0
@@ -168,7 +170,7 @@ class Clients:
     async def run(self) -> None:
         """Rounds, until cancelled."""
         while True:
-            steps = self._steps(self._serial)
+            steps = self._steps(self._serial, self._patience)
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._width):
                     group.create_task(self._work(steps))
@@ -176,7 +178,7 @@ class Clients:
             self.report()
 
 
-async def live(machine: Machine) -> None:
+async def live(machine: Machine, patience: float) -> None:
     """Serve until stdin ends; in between, from line to line, go round."""
     await start_servers(machine)
     loop = asyncio.get_running_loop()
@@ -186,7 +188,7 @@ async def live(machine: Machine) -> None:
     if not await told.readline():
         return
     if machine.name in ROUNDS:
-        going = Clients(machine.name)
+        going = Clients(machine.name, patience)
         task = loop.create_task(going.run())
         await told.readline()
         task.cancel()
@@ -197,14 +199,14 @@ async def live(machine: Machine) -> None:
 
 
 def main() -> None:
-    """The process: arguments PREFIX NAME PARENT-PID."""
-    prefix, name, parent = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    """The process: arguments PREFIX NAME PARENT-PID PATIENCE (seconds for what policy denies)."""
+    prefix, name, parent, patience = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         sys.exit(1)
     netns.enter(DemoNetwork(prefix).namespace(name))
     with contextlib.suppress(BrokenPipeError):  # the parent is gone: so are we
-        asyncio.run(live(MACHINES[name]))
+        asyncio.run(live(MACHINES[name], patience))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def judged(first: int, count: int) -> dict[str, object]:
     return found
 
 
-@pytest.mark.timeout(300 + FILES)
+@pytest.mark.timeout(600 + FILES)
 def test_every_file_is_taken_right_or_refused_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     batches = [judged(first, min(BATCH, FILES - first)) for first in range(0, FILES, BATCH)]
     fates: Counter[str] = sum((Counter(batch["fates"]) for batch in batches), Counter())
