@@ -22,6 +22,8 @@ QUIET = 2.0
 """Seconds after which time alone is a beat."""
 AGAIN = 1.0
 """Seconds until a sink that is away, or refuses, is asked again."""
+PATIENCE = 5.0
+"""Seconds to connect."""
 SILENT = 45.0
 """Seconds without a word (one comes each 15 s) after which the connection is taken for dead."""
 
@@ -31,7 +33,7 @@ class Live:
 
     def __init__(self, socket: Path) -> None:
         transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=False)  # no TLS on a Unix socket
-        patience = httpx.Timeout(5.0, read=SILENT)
+        patience = httpx.Timeout(PATIENCE, read=SILENT)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://sink/api/v1/", timeout=patience)
         self._listeners: set[Listener] = set()
         self._wanted = asyncio.Event()

@@ -208,6 +208,11 @@ def test_killed_exports(database: Path, tmp_path: Path) -> None:
         assert exported.sql("FROM verdicts ORDER BY position").equals(everything)
 
 
+def told(status: dict[str, Any]) -> list[str]:
+    """Notices, but that the node is silent, as it soon is: nobody plays it."""
+    return [notice for notice in status["notices"] if " is silent: " not in notice]
+
+
 def test_a_sink_with_an_archive(tmp_path: Path, nats_server: NatsServer) -> None:
     """What is older than its age goes into the archive, then out of the store; a file in the way keeps it there."""
     rows = batches.traffic(3_000, seconds=60.0).rows
@@ -222,14 +227,14 @@ def test_a_sink_with_an_archive(tmp_path: Path, nats_server: NatsServer) -> None
         status = wait_for(
             lambda: (found := sink.ask(lambda history: history.status()))["archive"]["failed"] > 1 and found, "failed"
         )
-        assert status["notices"] == [
+        assert told(status) == [
             f"archive {archive}: {archive} is not a directory; nothing is deleted until it can be written"
         ]
         assert sink.value("SELECT count(*) FROM verdicts") == 3_000
         archive.unlink()
         wait_for(lambda: sink.value("SELECT count(*) FROM verdicts") == 0, "all are deleted")
         status = sink.ask(lambda history: history.status())
-        assert status["notices"] == [] and status["archive"]["rows"] > 3_000
+        assert told(status) == [] and status["archive"]["rows"] > 3_000
     with History.on_export(archive) as exported:
         assert exported.sql("SELECT count(*) AS n FROM verdicts")["n"][0].as_py() == 3_000
         assert sorted(exported.sql("SELECT position FROM verdicts")["position"].to_pylist()) == [

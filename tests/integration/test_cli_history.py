@@ -298,7 +298,8 @@ async def test_a_running_sink_is_asked(
 ) -> None:
     """The same commands while a sink owns the file; a state directory that is named is the one that is read."""
     database = configured(tmp_path, monkeypatch)
-    settings = SinkSettings(database=database, nats_url=nats_server.url, run_dir=tmp_path / "run")
+    kept: dict[str, Any] = {"keep_age": 0.0, "keep_minutes": 0.0, "keep_hours": 0.0}  # for ever: they are of 2026
+    settings = SinkSettings(database=database, nats_url=nats_server.url, run_dir=tmp_path / "run", **kept)
     sink = asyncio.ensure_future(run_sink(settings))
     client = await nats.connect(nats_server.url)
     try:

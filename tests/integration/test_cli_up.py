@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.support.netns import Lab, call_in, wait_for
+from tests.support.until import PATIENCE
 from ztlens.config import PINS
 from ztlens.parts import clean_environment, ztlens_command
 
@@ -121,7 +122,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
         for process in one.running:
             if process.poll() is None:
                 process.kill()
-            process.wait(20)
+            process.wait(PATIENCE)
             if process.stdout is not None:
                 process.stdout.close()
         one.ztlens("down")
@@ -170,7 +171,7 @@ def test_a_life(installation: Installation) -> None:
     assert "already up" in one.said
 
     one.ztlens("down")
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
     assert "the ledger is balanced" in one.errors()
     live_rows = [json.loads(line) for line in process.communicate()[0].splitlines()]
     assert {row["rule"] for row in live_rows if row["dport"] == 7001} == {"far-to-near"}
@@ -195,7 +196,7 @@ def test_parts_that_die_come_back_and_nothing_is_lost(installation: Installation
         wait_for(lambda name=name: f"{name} is back" in one.errors(), f"{name} to come back")
         assert {other for other, pid in one.parts().items() if before[other] != pid} == {name}
     process.send_signal(signal.SIGINT)
-    assert process.wait(90) == 0
+    assert process.wait(PATIENCE) == 0
     assert "the ledger is balanced" in one.errors(), one.errors()
     assert settled(one, 40)
     assert one.json("ledger")["balanced"] is True
@@ -217,7 +218,7 @@ def test_up_killed_leaves_the_datapath_to_the_next_up(installation: Installation
     process = one.up()
     assert "adopted" in one.errors()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
     assert settled(one, 5)
 
 

@@ -26,6 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("collector.service.HOST_SECONDS", 0.05)
     monkeypatch.setattr("collector.control.operations.CONFIRM_SECONDS", (0.01, 100.0))
     monkeypatch.setattr("collector.service.TICK", 0.1)
+    monkeypatch.setattr("collector.service.FLUSH_SECONDS", 60.0)
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ async def test_confirmed_and_fallen_back(nats_server: NatsServer, tmp_path: Path
     ]
     assert [r.who for r in policy[-2:]] == [ROOT, "nobody confirmed in time"]
     assert (policy[4].yaml, policy[4].from_hash) == (OTHER, policy[0].hash)
-    assert 0.04e9 < policy[4].time - policy[3].time < 0.5e9, "the moment it fell back, not when that was noticed"
+    assert policy[4].time - policy[3].time <= 0.05e9, "the moment it fell back, not when that was noticed"
 
 
 async def test_an_heir_goes_on_waiting(nats_server: NatsServer, tmp_path: Path, policy_file: Path) -> None:
@@ -188,21 +189,21 @@ async def test_the_file_is_followed(nats_server: NatsServer, tmp_path: Path, pol
     async with collecting(settings_for(tmp_path, nats_server.url, policy_file=policy_file), Opener(kernel)) as running:
         await asyncio.to_thread(replace, policy_file, OTHER)
         await until(lambda: kernel.revision == 2, "the file to be applied")
-        await asyncio.to_thread(policy_file.write_text, BROKEN)
+        await asyncio.to_thread(replace, policy_file, BROKEN)
         status = await until(lambda: _with_error(running), "the error")
         assert status["policy_error"].startswith(f"{policy_file}:2:")
         assert (await running.ask("policy.show"))["text"] == OTHER
         await asyncio.to_thread(policy_file.unlink)
         await until(lambda: _with_error(running, "No such file"), "the file to be missed")
-        await asyncio.to_thread(policy_file.write_text, OTHER)
+        await asyncio.to_thread(replace, policy_file, OTHER)
         await until(lambda: _with_error(running, ""), "the error to be gone")
         assert kernel.revision == 2
         # Somebody applies another by hand: it stays until the file says something new, or SIGHUP asks for the file.
         await running.ask("policy.apply", text=POLICY, file="by-hand.yaml")
-        await asyncio.to_thread(replace, policy_file, OTHER)
         file = running.collector.file
         assert file is not None
         before = file._seen
+        await asyncio.to_thread(replace, policy_file, OTHER)
         await until(lambda: file._seen != before, "the file to be looked at")
         assert kernel.revision == 3
         os.kill(os.getpid(), signal.SIGHUP)

@@ -15,7 +15,7 @@ from schemas import envelope, subjects
 from schemas.verdict import STRIDE
 from tests.support.fake_datapath import FakeDatapath, FakeKernel, make_rows
 from tests.support.nats import NatsServer
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 
 BATCH = 200
 
@@ -86,7 +86,7 @@ async def test_kill_9_of_the_server_under_load(nats_server: NatsServer) -> None:
             nats_server.kill()
             nats_server.start()
         await feeding
-        assert await pump.wait_drained(60)
+        assert await pump.wait_drained(PATIENCE)
         assert bus.connects == 4
         assert pump.acknowledged == total
     assert kernel.consumed == kernel.produced == total * STRIDE
@@ -120,7 +120,7 @@ async def test_away_for_a_while_then_everything(nats_server: NatsServer) -> None
     kernel = FakeKernel(4096)
     async with pumping(kernel, nats_server) as (pump, bus):
         kernel.push(make_rows(500))
-        assert await pump.wait_drained(20)
+        assert await pump.wait_drained(PATIENCE)
         nats_server.stop()
         await until(lambda: not bus.connected, "the bus to notice")
         position = kernel.consumed
@@ -129,7 +129,7 @@ async def test_away_for_a_while_then_everything(nats_server: NatsServer) -> None
         assert kernel.consumed == position == 500 * STRIDE
         assert bus.client is None
         nats_server.start()
-        assert await pump.wait_drained(30)
+        assert await pump.wait_drained(PATIENCE)
     assert np.array_equal(check_cover(await stored(nats_server), kernel.produced), np.arange(1, 3501))
 
 
@@ -137,13 +137,13 @@ async def test_a_server_that_hangs(nats_server: NatsServer) -> None:
     kernel = FakeKernel(4096)
     async with pumping(kernel, nats_server) as (pump, bus):
         kernel.push(make_rows(100))
-        assert await pump.wait_drained(20)
+        assert await pump.wait_drained(PATIENCE)
         nats_server.pause()
         kernel.push(make_rows(2000, first_flow=101))
         await until(lambda: bus.retried, "an attempt to time out")
         assert kernel.consumed == 100 * STRIDE
         nats_server.resume()
-        assert await pump.wait_drained(30)
+        assert await pump.wait_drained(PATIENCE)
     assert np.array_equal(check_cover(await stored(nats_server), kernel.produced), np.arange(1, 2101))
 
 
@@ -156,7 +156,7 @@ async def test_a_start_without_server_is_one_line_and_goes_on_when_it_comes(tmp_
         await bus.tried.wait()
         assert bus.last_error and not bus.connected
         with server:
-            assert await pump.wait_drained(30)
+            assert await pump.wait_drained(PATIENCE)
             assert np.array_equal(check_cover(await stored(server), kernel.produced), np.arange(1, 1001))
     away = [r.message for r in caplog.records if "trying on" in r.message]
     assert len(away) == len(set(away))
@@ -174,7 +174,7 @@ async def test_restart_between_acknowledgement_and_position(nats_server: NatsSer
     assert kernel.consumed == 0
     kernel.push(make_rows(700, first_flow=1001))
     async with pumping(kernel, nats_server, batch=BATCH + 77) as (pump, _):
-        assert await pump.wait_drained(20)
+        assert await pump.wait_drained(PATIENCE)
     batches = await stored(nats_server)
     assert sum(b.n for b in batches) == 2700, "the overlap is stored twice, for the sink to trim"
     assert np.array_equal(check_cover(batches, kernel.produced), np.arange(1, 1701))
@@ -187,7 +187,7 @@ async def test_the_same_cut_again_is_dropped_by_the_server(nats_server: NatsServ
         pump.ring.release = lambda position: None  # type: ignore[method-assign]
         await until(lambda: pump.acknowledged == 400, "acknowledgements")
     async with pumping(kernel, nats_server) as (pump, _):
-        assert await pump.wait_drained(20)
+        assert await pump.wait_drained(PATIENCE)
     assert [b.n for b in await stored(nats_server)] == [200, 200]
 
 
@@ -198,7 +198,7 @@ async def test_a_deleted_stream_is_made_again(nats_server: NatsServer) -> None:
         assert bus.client is not None
         await bus.client.jetstream().delete_stream(subjects.VERDICTS_STREAM)
         kernel.push(make_rows(300))
-        assert await pump.wait_drained(20)
+        assert await pump.wait_drained(PATIENCE)
         assert bus.retried >= 1
     check_cover(await stored(nats_server), kernel.produced)
 
@@ -208,7 +208,7 @@ async def test_a_small_max_payload(tmp_path: Path) -> None:
         kernel = FakeKernel(4096)
         kernel.push(make_rows(1000))
         async with pumping(kernel, server, batch=4000) as (pump, _):
-            assert await pump.wait_drained(20)
+            assert await pump.wait_drained(PATIENCE)
         batches = await stored(server)
         check_cover(batches, kernel.produced)
         assert max(b.n for b in batches) <= 16384 // 112
@@ -222,7 +222,7 @@ async def test_little_room_in_the_servers_store(tmp_path: Path) -> None:
         kernel = FakeKernel(4096)
         kernel.push(make_rows(10))
         async with pumping(kernel, server) as (pump, _):
-            assert await pump.wait_drained(20)
+            assert await pump.wait_drained(PATIENCE)
         client = await nats.connect(server.url)
         info = await client.jetstream().stream_info(subjects.VERDICTS_STREAM)
         assert info.config.max_bytes == 256 << 20

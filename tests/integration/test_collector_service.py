@@ -19,7 +19,7 @@ from tests.integration.test_collector_nats import check_cover, stored
 from tests.support.collectors import BROKEN, OTHER, POLICY, Opener, collecting, records, settings_for
 from tests.support.fake_datapath import FakeDatapath, FakeKernel, make_rows
 from tests.support.nats import NatsServer
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 
 
 def sha(text: str) -> str:
@@ -296,7 +296,7 @@ async def test_live_subjects_speak_in_names_of_each_revision(
         both = {"src_identity": 16, "dst_identity": 17, "rule": 64, "decision": [Decision.ALLOW, Decision.DENY]}
         kernel.push(make_rows(2, revision=1, outcome=Outcome.DROPPED, **both))
         kernel.push(make_rows(2, first_flow=3, revision=2, **both))
-        seen = [await subscription.next_msg(timeout=20) for _ in range(2)]
+        seen = [await subscription.next_msg(timeout=PATIENCE) for _ in range(2)]
         await running.drained()
         counted = running.collector.counters()
         assert (counted["live_sent"], counted["live_capped"], counted["live_failed"]) == (4, 0, 0)
@@ -328,7 +328,10 @@ async def test_status(nats_server: NatsServer, tmp_path: Path, policy_file: Path
     assert fresh and fresh[-1].counters["parsed"] == 100
 
 
-async def test_trouble_of_a_sweep_is_told_and_the_drain_goes_on(nats_server: NatsServer, tmp_path: Path) -> None:
+async def test_trouble_of_a_sweep_is_told_and_the_drain_goes_on(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("collector.service.SWEEP_SHARE", 1.0)  # the second comes however long the first one took
     kernel = FakeKernel(1000)
     async with collecting(settings_for(tmp_path, nats_server.url), Opener(kernel)) as running:
         kernel.failures["sweep"] = KernelError("no memory for the batch", "")

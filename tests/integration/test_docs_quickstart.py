@@ -8,6 +8,7 @@ import pytest
 from tests.support.docs import DOCS, marked
 from tests.support.documented import Host, alike
 from tests.support.netns import Lab, wait_for
+from tests.support.until import PATIENCE
 
 DOCUMENT = DOCS / "quickstart.md"
 STEPS = marked(DOCUMENT, "step")
@@ -45,7 +46,7 @@ def test_quick_start(host: Host) -> None:
         shown(step)
     host.run("down")
     assert host.up is not None
-    assert host.up.wait(timeout=60) == 0
+    assert host.up.wait(timeout=PATIENCE) == 0
     assert alike(host.said(), host).endswith(alike(OUT["down"].text))
     assert not host.pins.exists()
 

@@ -26,6 +26,7 @@ from sink.store import Commit, Store, prepare
 from tests.support import batches
 from tests.support.docs import DOCS, ROOT, blocks, marked
 from tests.support.rollups import keep
+from tests.support.until import PATIENCE
 from ztlens import show
 
 DOCUMENT = DOCS / "sql.md"
@@ -170,7 +171,7 @@ def test_outputs_for_programs(directory: Path, history: History, tmp_path: Path)
     script = marked(DOCUMENT, "shell")["outputs"].text.replace("python3", sys.executable)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=environment(directory), capture_output=True,
-        text=True, timeout=60, check=True,
+        text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
     counted = history.sql(
         "SELECT (SELECT count(*) FROM violations) AS v, (SELECT count(*) FROM flows) AS f"
@@ -186,7 +187,7 @@ def test_exported_history(directory: Path, history: History, tmp_path: Path) -> 
     script = (scripts["export"].text + scripts["pandas"].text).replace("python3", sys.executable)
     done = subprocess.run(
         ["bash", "-uo", "pipefail", "-c", script], cwd=tmp_path, env=environment(directory), capture_output=True,
-        text=True, timeout=120, check=True,
+        text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"history: {count(history, 'verdicts'):,} verdicts in ")
@@ -201,7 +202,7 @@ def test_frames(directory: Path, history: History, tmp_path: Path) -> None:
     script = "ztlens sql -o parquet 'SELECT * FROM flows' > flows.parquet\n" + marked(DOCUMENT, "shell")["frames"].text
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script.replace("python3", sys.executable)], cwd=tmp_path,
-        env=environment(directory), capture_output=True, text=True, timeout=60, check=True,
+        env=environment(directory), capture_output=True, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
     rules = history.sql("SELECT rule, sum(bytes)::UBIGINT AS bytes FROM flows GROUP BY rule").to_pylist()
     for row in rules:
@@ -215,7 +216,7 @@ def test_history_from_python(directory: Path, tmp_path: Path, history: History) 
     text = marked(DOCUMENT, "python")["history"].text.replace("/var/lib/ztlens", str(directory))
     text = text.replace("/run/ztlens/default", str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     count = history.sql("SELECT count(*) AS n FROM flows WHERE decision = 'deny'").column("n")[0].as_py()
     assert done.stdout == f"{count} ['src', 'dst', 'packets']\n"

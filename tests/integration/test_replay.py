@@ -27,7 +27,7 @@ from tests.support import batches
 from tests.support.batches import START
 from tests.support.nats import NatsServer
 from tests.support.sinks import SinkProcess, settings, wait_for
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 from ztlens.parts import ztlens_command
 
 ROWS = 1500
@@ -56,7 +56,7 @@ class House:
         """stdout and stderr of a command of this installation; what was published meanwhile is in `heard`."""
         self.heard.clear()
         process = await self.start(*arguments)
-        out, err = await asyncio.wait_for(process.communicate(), 60)
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == status, err.decode()
         await self.client.flush()
         await asyncio.sleep(0)
@@ -308,9 +308,9 @@ async def test_from_the_stream_when_the_store_is_gone(
 
 
 async def test_ctrl_c_ends_it_with_the_sum(nats_server: NatsServer, tmp_path: Path) -> None:
-    """In the middle of a pause of an hour."""
+    """In the middle of a pause of hundred hours."""
     async with house(nats_server, tmp_path) as one:
-        end = batches.verdict(time=START + 3_600_000_000_000)
+        end = batches.verdict(time=START + 360_000_000_000_000)
         await one.client.jetstream().publish(
             subjects.verdicts("n2"), batches.packed(end, ROWS * STRIDE, node="n2", ring="r2")
         )
@@ -319,7 +319,7 @@ async def test_ctrl_c_ends_it_with_the_sum(nats_server: NatsServer, tmp_path: Pa
         process = await one.start("replay", "--speed", "100x", "--session", "long")
         await until(lambda: len(received(one.of_kind("verdicts"))) == 2 * ROWS, "all before the pause")
         process.send_signal(signal.SIGINT)
-        _, err = await asyncio.wait_for(process.communicate(), 20)
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert process.returncode == 130
         assert err.decode().splitlines()[-1].startswith(f"replayed {2 * ROWS:,} verdicts of ")
         assert (await one.ended()).verdicts == 2 * ROWS

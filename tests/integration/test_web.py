@@ -32,7 +32,7 @@ from tests.support.pages import (
     rows,
     shows,
 )
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 from web.span import text as moment
 
 RULE = RuleInfo(
@@ -57,7 +57,7 @@ NOT_THE_API = (
 
 def status_of(origin: str, path: str, headers: dict[str, str]) -> int:
     """Of a GET of just this path: httpx would tidy it."""
-    connection = http.client.HTTPConnection(origin.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(origin.removeprefix("http://"), timeout=PATIENCE)
     try:
         connection.request("GET", path, headers=headers)
         return connection.getresponse().status
@@ -111,6 +111,7 @@ async def stage(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Stage]
 
 
 async def test_overview(stage: Stage) -> None:
+    ended = datetime.now(UTC) - timedelta(seconds=150)  # between what was allowed and what was denied
     await traffic(stage)
     async with Browser(stage.page) as browser:
         page = await browser.open("/")
@@ -129,7 +130,6 @@ async def test_overview(stage: Stage) -> None:
         assert (known["Flows allowed"], known["Would be denied"], known["Denied"]) == ("5", "3", "2")
         assert known["Ledger"] == "balanced"
         await picture(page, "overview")
-        ended = datetime.now(UTC) - timedelta(seconds=150)  # between what was allowed and what was denied
         await browser.to(page, f"/?since=1h&until={quote(ended.isoformat())}")
         await page.get_by_text("all else is of the range above").wait_for()
         await shows(page, "Rules that decide most", lambda found: found == [decided[0]])
@@ -177,7 +177,7 @@ async def test_flows_filter_sort_and_detail(stage: Stage) -> None:
             "400, 600",
         ):
             assert part in said, part
-        data = await option(page, "Packets and bytes", "series.0.data")
+        data = await until(lambda: option(page, "Packets and bytes", "series.0.data"), "its chart")
         assert [point[1] for point in data] == [1, 6]
         await picture(page, "flows")
         seen = await detail.locator(".fact").filter(has_text="seen (UTC)").all_inner_texts()
@@ -380,7 +380,7 @@ async def test_recovers_when_the_sink_was_away(stage: Stage) -> None:
         await shows(page, "Flows", lambda found: len(found) == 10)
         await asyncio.to_thread(stage.sink.kill)
         await page.get_by_role("alert").get_by_text("The sink does not answer").wait_for()
-        assert await page.get_by_role("status").inner_text() == "sink away"
+        await page.get_by_role("status").get_by_text("sink away", exact=True).wait_for()
         assert len(await rows(page, "Flows")) == 10
         other = await browser.open("/map")
         await other.get_by_role("alert").get_by_text("The sink does not answer").wait_for()
@@ -499,7 +499,7 @@ async def test_keys(stage: Stage) -> None:
 async def test_the_api_is_passed_through_to_who_has_the_token(stage: Stage) -> None:
     await traffic(stage)
     known = {"authorization": f"Bearer {stage.page.token}"}
-    async with httpx.AsyncClient(base_url=stage.page.origin, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=stage.page.origin, timeout=PATIENCE) as client:
         found = (await client.get("/api/v1/flows", params={"decision": "deny"}, headers=known)).json()
         assert len(found["flows"]) == 5
         asked = {"sql": "SELECT count(*) AS n FROM flows", "format": "csv"}

@@ -102,7 +102,8 @@ async def facts(page: Page) -> list[str]:
 
 async def test_what_was_not_hit_and_what_is_of_before(tmp_path: Path) -> None:
     async with recorded(tmp_path) as stage, Browser(stage.page) as browser:
-        page = await browser.open("/policy?since=200s")
+        (whole, late, ends) = (stamped(time.time() - ago) for ago in (400, 200, 30))
+        page = await browser.open(f"/policy?since={late}")
         found = await shows(page, "Rules of the running policy", lambda found: len(found) == 4)
         assert [(row[2], row[4], row[6] == "–") for row in found] == [
             ("no event in this time", "0", False), ("never hit", "0", True), ("shadowed", "0", True), ("", "12", False),
@@ -112,8 +113,7 @@ async def test_what_was_not_hit_and_what_is_of_before(tmp_path: Path) -> None:
         third = batches.policy_record(revision=3, rules=rules, yaml="", hash="f" * 64, time=now(50) + batches.CLOCK)
         await stage.record(third)
         await shows(page, "Rules of the running policy", lambda found: found[0][0] == "later")  # it is stored
-        ends = stamped(time.time() - 30)
-        await browser.to(page, f"/policy?since={stamped(time.time() - 400)}&until={ends}")
+        await browser.to(page, f"/policy?since={whole}&until={ends}")
         await page.get_by_text("Rules, revision and mode are of now; what the rules decided is of").wait_for()
         found = await shows(page, "Rules of the running policy", lambda found: len(found) == 3)
         assert [row[:4] for row in found] == [

@@ -17,7 +17,7 @@ from schemas import messages, subjects
 from schemas.messages import LossRecord, PolicyRecord
 from tests.support.fake_datapath import FakeDatapath, FakeKernel
 from tests.support.nats import NatsServer
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 
 POLICY = """version: 1
 default: deny
@@ -78,7 +78,7 @@ class Running:
         assert await self.collector.pump.wait_drained(30)
 
     async def ended(self) -> None:
-        await asyncio.wait_for(self.task, 30)
+        await asyncio.wait_for(self.task, PATIENCE)
 
 
 @asynccontextmanager
@@ -96,7 +96,7 @@ async def collecting(settings: CollectorSettings, opener: Opener) -> AsyncIterat
         yield running
     finally:
         collector.stop()
-        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 30)
+        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), PATIENCE)
 
 
 async def records(server: NatsServer) -> tuple[list[PolicyRecord], list[LossRecord]]:

@@ -265,11 +265,11 @@ class FakeDatapath:
             raise KernelError(f"revision {revision} does not follow {self.kernel.revision}")
         if len(compiled.rules) > RULES_MAX:
             raise KernelError(f"{len(compiled.rules)} rules, room for {RULES_MAX}", "raise the knob RULES_MAX")
-        self.kernel.switch((revision, self.mode), confirm_within)
-        self.kernel.last_revision = revision
         slot = revision & 1
         self.kernel.rule_baseline[slot] = self.kernel.rule_counters[slot]
         self.kernel.applied.append((compiled, revision))
+        self.kernel.switch((revision, self.mode), confirm_within)
+        self.kernel.last_revision = revision
 
     def set_mode(self, mode: Mode, confirm_within: float = 0) -> None:
         self._may_fail("set_mode")

@@ -106,7 +106,7 @@ class NatsServer:
             return
         process, self.process = self.process, None
         process.send_signal(how)
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)
 
     def __enter__(self) -> "NatsServer":
         self.start()

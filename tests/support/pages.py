@@ -103,7 +103,7 @@ class PageProcess(Published):
         """SIGTERM; its exit status."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE)
 
 
 class Stage:
@@ -114,7 +114,7 @@ class Stage:
         self.sink = SinkProcess(settings(directory, url))
         self.page = PageProcess(directory, self.sink.settings.run_dir)
         self._client: Client | None = None
-        self._published = 0
+        self._published = self._recorded = 0
 
     async def __aenter__(self) -> Self:
         self._client = await nats.connect(self.url)
@@ -133,18 +133,24 @@ class Stage:
         await self._client.close()
 
     async def record(self, *records: PolicyRecord | LossRecord) -> None:
-        """Policy and loss."""
+        """Policy and loss; returns when they are stored."""
         assert self._client is not None
         for one in records:
             subject = subjects.policy if isinstance(one, PolicyRecord) else subjects.loss
-            await self._client.jetstream().publish(subject(one.node), messages.encode(one))
+            await self._client.jetstream(timeout=PATIENCE).publish(subject(one.node), messages.encode(one))
+        self._recorded += len(records)
+        await until(self._read, f"{self._recorded} records in the store")
+
+    async def _read(self) -> bool:
+        status = await asyncio.to_thread(self.sink.ask, lambda history: history.status())
+        return bool(status["streams"][subjects.RECORDS_STREAM].get("sequence", 0) >= self._recorded)
 
     async def publish(self, *rows: np.ndarray) -> None:
         """Verdicts, the next ones of the ring; returns when they are stored."""
         assert self._client is not None
         one = np.concatenate(rows)
         data = batches.packed(one, self._published * STRIDE)
-        await self._client.jetstream().publish(subjects.verdicts("n1"), data)
+        await self._client.jetstream(timeout=PATIENCE).publish(subjects.verdicts("n1"), data)
         self._published += len(one)
         await until(self._stored, f"{self._published} verdicts in the store")
 
@@ -173,7 +179,9 @@ class Browser:
 
     async def __aenter__(self) -> Self:
         self._playwright = await async_playwright().start()
-        browser = await self._playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await self._playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE * 1000
+        )
         self.context = await browser.new_context(
             viewport={"width": self._width, "height": 900}, color_scheme="dark" if self._dark else "light",
             permissions=["clipboard-read", "clipboard-write"],

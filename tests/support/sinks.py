@@ -19,7 +19,7 @@ from sink.client import History
 from sink.errors import SinkError
 from sink.settings import SinkSettings
 from sink.store import Commit, Store
-from tests.support.until import pause
+from tests.support.until import PATIENCE, pause
 
 
 def settings(directory: Path, url: str, **fields: Any) -> SinkSettings:
@@ -45,7 +45,7 @@ def recorded(directory: Path, monkeypatch: pytest.MonkeyPatch, commit: Commit) -
     return path
 
 
-def wait_for(true: Callable[[], Any], what: str, deadline: float = 60.0) -> Any:
+def wait_for(true: Callable[[], Any], what: str, deadline: float = PATIENCE) -> Any:
     """Ask again and again; what `true` gave once it was true. A SinkError counts as not yet."""
     end = time.monotonic() + deadline
     last: object = None
@@ -103,7 +103,7 @@ class SinkProcess:
         """kill -9."""
         self.end(signal.SIGKILL)
 
-    def end(self, how: signal.Signals = signal.SIGTERM, deadline: float = 30.0) -> int:
+    def end(self, how: signal.Signals = signal.SIGTERM, deadline: float = PATIENCE) -> int:
         """Send a signal and wait; the exit status."""
         assert self.process is not None
         process, self.process = self.process, None

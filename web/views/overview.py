@@ -87,23 +87,24 @@ def _figures(found: dict[str, Any]) -> dict[str, str]:
 
 
 class _Notices:
-    """Made anew when they are others only: one is a button."""
+    """Sentences, which may be others each second, and changes that wait, which have a button: it stays where it is."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._room = box("div", "notices")
-        self._told: object = None
+        self._sentences, self._changes = box("div", "notices"), box("div", "notices")
+        self._waiting: object = []
 
     def show(self, found: dict[str, Any]) -> None:
-        said = [*([] if self._page.span.live else [PAST]), *found["notices"]]
-        waiting = [(node["node"], node["pending"]) for node in found["nodes"] if node["pending"]]
-        if self._told == (said, waiting):
-            return
-        self._told = (said, waiting)
-        self._room.clear()
-        with self._room:
-            for notice in said:
+        self._sentences.clear()
+        with self._sentences:
+            for notice in [*([] if self._page.span.live else [PAST]), *found["notices"]]:
                 text(notice, "p", "notice")
+        waiting = [(node["node"], node["pending"]) for node in found["nodes"] if node["pending"]]
+        if self._waiting == waiting:
+            return
+        self._waiting = waiting
+        self._changes.clear()
+        with self._changes:
             for node, change in waiting:
                 commands.pending(self._page, node, change)
 

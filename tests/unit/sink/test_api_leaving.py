@@ -21,7 +21,7 @@ from sink.history import apart
 from sink.settings import SinkSettings
 from sink.store import Store
 from tests.support import served
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 
 ENDLESS = {"sql": "SELECT sum(a.range * b.range) FROM range(100000000) a, range(100000000) b", "format": "json"}
 ONE = {"sql": "SELECT 1 AS one", "format": "json"}
@@ -40,7 +40,7 @@ async def sink(memory: Store, tmp_path: Path) -> AsyncIterator[api.Api]:
 @pytest.fixture
 async def http(sink: api.Api, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "sink.sock"))
-    async with httpx.AsyncClient(transport=transport, base_url="http://sink/api/v1/", timeout=30) as made:
+    async with httpx.AsyncClient(transport=transport, base_url="http://sink/api/v1/", timeout=PATIENCE) as made:
         yield made
 
 

@@ -18,7 +18,7 @@ from sink.api import live
 from sink.settings import SinkSettings
 from sink.store import Commit, Store, prepare
 from tests.support import batches, served
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 
 ROWS = batches.traffic(600, seed=3).rows
 
@@ -55,7 +55,7 @@ class Stream:
         """Name and data of the next event; comments are passed over."""
         name = ""
         while True:
-            line = await asyncio.wait_for(anext(self._lines), 20)
+            line = await asyncio.wait_for(anext(self._lines), PATIENCE)
             if line.startswith("event: "):
                 name = line[7:]
             elif line.startswith("data: "):
@@ -175,7 +175,7 @@ async def test_viewers_have_a_limit_and_bad_words_are_refused_before_the_first_b
 async def test_words_that_take_too_long_end_their_stream_alone(
     http: httpx.AsyncClient, memory: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "PATIENCE", 2.0)
+    monkeypatch.setattr(live, "PATIENCE", 10.0)
     endless = "packets > (SELECT sum(a.range * b.range) FROM range(100000000) a, range(100000000) b)"
     async with viewing(http) as good, viewing(http, where=endless) as bad:
         await asyncio.to_thread(put, memory, 0, 30)

@@ -92,10 +92,10 @@ def test_an_endless_question_ends(store: Store, sql: str) -> None:
 
 
 def test_time_runs_out_between_batches_too(store: Store) -> None:
-    with Answer(store.cursor(), "SELECT range FROM range(100000000000)", timeout=0.3) as answer:
+    with Answer(store.cursor(), "SELECT range FROM range(100000000000)", timeout=2.0) as answer:
         batches_ = answer.batches()
         next(batches_)
-        with pytest.raises(BusyError, match=r"longer than 0\.3 s"):
+        with pytest.raises(BusyError, match="longer than 2 s"):
             for _ in batches_:
                 time.monotonic()
 

@@ -69,6 +69,7 @@ async def test_a_sink_that_refuses_is_there(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(sinks, "VIEWERS", 0)
     monkeypatch.setattr(ours, "AGAIN", 0.05)
     monkeypatch.setattr(ours, "QUIET", 0.05)
+    monkeypatch.setattr(ours, "PATIENCE", 60.0)
     socket = tmp_path / "sink.sock"
     store, sink = sink_at(socket)
     live, beats = Live(socket), list[Beat]()

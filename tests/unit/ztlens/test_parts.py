@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.until import until
+from tests.support.until import PATIENCE, until
 from ztlens import parts
 from ztlens.errors import CliError, Missing
 from ztlens.parts import Part
@@ -190,14 +190,17 @@ async def test_children_end_with_their_parent(tmp_path: Path) -> None:
     """
     parent = await asyncio.create_subprocess_exec(*child(code))
     await until(lambda: pid_file.exists() and pid_file.read_text() != "", "a child")
-    process = os.pidfd_open(int(pid_file.read_text()))
+    pid = int(pid_file.read_text())
+    process = os.pidfd_open(pid)
     try:
+        given = Path(f"/proc/{pid}/cmdline")
+        await until(lambda: b"setpriv" not in given.read_bytes(), "the child to have said what ends it")
         parent.kill()
         await parent.wait()
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
         loop.add_reader(process, gone.set)
-        await asyncio.wait_for(gone.wait(), 20)
+        await asyncio.wait_for(gone.wait(), PATIENCE)
         loop.remove_reader(process)
     finally:
         os.close(process)
