@@ -90,7 +90,7 @@ def closed(one: Installation, collector: Process, sink: Process) -> dict[str, in
     wait_for(lambda: one.status()["nats"]["connected"], "NATS")
     one.run("down")
     assert collector.popen.wait(PATIENCE) == 0, collector.said()
-    wait_for(lambda: (r := one.ledger()["rings"][0])["final"] and not r["events"]["in_flight"], "the end")
+    wait_for(one.settled, "the end")
     assert sink.end() == 0, sink.said()
     ledger = one.ledger()
     assert ledger["balanced"] is True and ledger["rings"][0]["events"]["gaps"] == [], ledger

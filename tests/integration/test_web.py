@@ -486,7 +486,7 @@ async def test_keys(stage: Stage) -> None:
     await traffic(stage)
     async with Browser(stage.page) as browser:
         page = await browser.open("/")
-        for key, path in (("4", "/flows"), ("2", "/map"), ("3", "/matrix"), ("1", "/")):
+        for key, path in zip("423561", ("/flows", "/map", "/matrix", "/policy", "/sql", "/"), strict=True):
             await page.keyboard.press(key)
             await page.wait_for_url(f"**{path}")
             await alive(page)

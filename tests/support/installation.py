@@ -228,6 +228,11 @@ class Installation:
         with History.find(self.run_dir, self.database) as history:
             return history.ledger()
 
+    def settled(self) -> bool:
+        """Whether every ring of the ledger is closed, with all its events stored or accounted for."""
+        rings = self.ledger()["rings"]
+        return bool(rings) and all(ring["final"] and not ring["events"]["in_flight"] for ring in rings)
+
     def flows(self, where: str) -> list[dict[str, Any]]:
         """Rows of the view `flows`."""
         return self.sql(f"SELECT * FROM flows WHERE {where} ORDER BY first_seen")

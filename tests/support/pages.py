@@ -6,7 +6,8 @@
             page = await browser.open("/flows")
 
 Whatever a browser's console says, and every address it asked for, is kept: `Browser.close` fails the test for an error
-on the console and for a request that leaves the page. Pictures go to $ZTLENS_SCREENSHOTS, else below /tmp.
+on the console and for a request that leaves the page; a failure tells what each tab shows. Pictures go to
+$ZTLENS_SCREENSHOTS, else below /tmp.
 """
 
 import asyncio
@@ -195,6 +196,10 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self.context is not None and self._playwright is not None
+        if kind is not None:
+            for page in self.context.pages:
+                with contextlib.suppress(Error):
+                    print(f"--- {page.url}\n{await page.inner_text('body', timeout=5000)}")
         if self.context.browser is not None:
             await self.context.browser.close()
         await self._playwright.stop()

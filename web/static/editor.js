@@ -60,7 +60,7 @@ export default {
     };
     const language = new CM.Compartment();
     this.view = new CM.EditorView({
-      doc: this.text,
+      doc: this.given ?? this.text,
       parent: this.$el,
       extensions: [
         CM.Prec.highest(CM.keymap.of([{ key: "Mod-Enter", run }])),
@@ -108,7 +108,10 @@ export default {
       } while (at < text.length);
     },
     put(text) {
-      if (!this.view) return;
+      if (!this.view) {
+        this.given = text; // for when the editor has come
+        return;
+      }
       clearTimeout(this.timer);
       this.timer = 0;
       this.putting = true;

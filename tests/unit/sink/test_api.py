@@ -16,6 +16,7 @@ import pytest
 
 from sink import api
 from sink.api import readers
+from sink.api.listening import server
 from sink.client import History
 from sink.errors import BusyError, QueryError, SinkError
 from sink.settings import SinkSettings
@@ -85,6 +86,11 @@ async def test_the_socket_is_its_owners_alone(served: api.Api, settings: SinkSet
     mode = settings.socket.stat().st_mode
     assert stat.S_ISSOCK(mode)
     assert stat.S_IMODE(mode) == 0o600
+
+
+async def test_who_asks_ends_an_idle_connection_not_the_sink(served: api.Api, settings: SinkSettings) -> None:
+    """Else a question meets the end of its connection, and finds the sink away."""
+    assert server(served.app).config.timeout_keep_alive > 2 * (httpx.Limits().keepalive_expiry or 0)
 
 
 async def test_the_same_answers_over_socket_and_from_the_store(
