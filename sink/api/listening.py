@@ -14,8 +14,10 @@ from starlette.types import ASGIApp
 from sink.errors import SinkError
 
 IDLE = 60
-"""Seconds an idle connection is kept: longer than by those who ask (httpx: 5), so that they end it. With uvicorn's own 5
-a question that came just then met its end, and the sink was told as away: 4 of 900 within 30 ms of it."""
+"""Seconds an idle connection is kept: longer than by those who ask (httpx: 5), so that it is they who end it.
+
+With uvicorn's own 5 a question that came just then met its end, and the sink was told as away: 4 of 900 within 30 ms.
+"""
 
 
 def bind(path: Path) -> socket.socket:
