@@ -320,9 +320,19 @@ def test_a_broken_policy_never_replaces_a_running_one(one: Installation, wired: 
         assert kinds == ["start", "refused", "refused", "revision", "closed"]
 
 
-def test_nats_away_at_the_start_and_in_the_middle(one: Installation, wired: tuple[str, socket.socket]) -> None:
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    """Not started yet."""
+    server = NatsServer(tmp_path / "nats")
+    yield server
+    server.kill()
+
+
+def test_nats_away_at_the_start_and_in_the_middle(
+    one: Installation, wired: tuple[str, socket.socket], server: NatsServer
+) -> None:
     """The ring holds 8,738 events; what has no room is late (`new`, `end`) or lost and counted (`sample`)."""
-    server, wire = NatsServer(one.directory.parent / "nats"), wired[1]
+    wire = wired[1]
     arguments = ("--nats", server.url)
     collector, sink = one.collector(*arguments), one.sink(*arguments)
     send(wire, 1000, 300)
@@ -343,14 +353,14 @@ def test_nats_away_at_the_start_and_in_the_middle(one: Installation, wired: tupl
     server.start()
     wait_for(lambda: stored(one) >= 1800, "the events to be stored")
     events = closed(one, collector, sink)
-    server.kill()
     assert events["stored"] == 300 + 1500 + 10 + 1800 - events["lost"]
     assert one.value("SELECT sum(packets) FROM flows") == 300 + 1500 + 10_000
 
 
-def test_the_ring_overflows_while_nats_is_away(lab: Lab, wired: tuple[str, socket.socket], tmp_path: Path) -> None:
+def test_the_ring_overflows_while_nats_is_away(
+    lab: Lab, wired: tuple[str, socket.socket], server: NatsServer, tmp_path: Path
+) -> None:
     netns, wire = wired
-    server = NatsServer(tmp_path / "nats")
     with Installation(lab, tmp_path / "one", netns=netns, nats=server.url, sample=1) as one:
         collector, sink = one.collector(), one.sink()
         for _ in range(24):
@@ -359,7 +369,6 @@ def test_the_ring_overflows_while_nats_is_away(lab: Lab, wired: tuple[str, socke
         assert 0.45 < status["ring_fill"] < 0.55 and status["kernel"]["samples_lost"] > 7000
         server.start()
         events = closed(one, collector, sink)
-        server.kill()
         assert events["lost"] == 12_500 - events["stored"] and events["stored"] > 4000
         assert one.value("SELECT count(*) FROM flows WHERE packets = 24 AND ended") == 500
 
