@@ -23,7 +23,7 @@ QUIET = 2.0
 AGAIN = 1.0
 """Seconds until a sink that is away, or refuses, is asked again."""
 PATIENCE = 5.0
-"""Seconds to connect."""
+"""Seconds to connect and to ask."""
 SILENT = 45.0
 """Seconds without a word (one comes each 15 s) after which the connection is taken for dead."""
 

@@ -21,6 +21,8 @@ from web.source import Source
 from web.token import token
 
 log = logging.getLogger("ztlens.web")
+IDLE = 150
+"""Seconds an idle connection is kept: longer than by most proxies and programs, so that it is they who end it."""
 
 
 class _Server(uvicorn.Server):
@@ -96,7 +98,7 @@ async def run(settings: WebSettings, ready: asyncio.Event | None = None) -> None
     gate = Gate(application(settings, source, live, passing), settings, port, secret)
     config = uvicorn.Config(
         gate, lifespan="on", access_log=False, log_config=None, proxy_headers=False, server_header=False,
-        timeout_graceful_shutdown=1, ws_max_size=1 << 20, ws_per_message_deflate=False,
+        timeout_keep_alive=IDLE, timeout_graceful_shutdown=1, ws_max_size=1 << 20, ws_per_message_deflate=False,
     )  # fmt: skip
     server = _Server(config)
     stop = asyncio.Event()

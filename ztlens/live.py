@@ -186,7 +186,7 @@ async def policy_records(client: "Client") -> list[bytes]:
         )
         pending = (await consumer.consumer_info()).num_pending or 0
         while len(out) < pending:
-            out += [message.data for message in await consumer.fetch(min(500, pending - len(out)), timeout=10.0)]
+            out += [message.data for message in await consumer.fetch(min(500, pending - len(out)), timeout=5.0)]
         await consumer.unsubscribe()
     except (nats.errors.TimeoutError, nats.js.errors.NotFoundError, nats.js.errors.ServiceUnavailableError):
         pass

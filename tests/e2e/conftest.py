@@ -31,7 +31,7 @@ def wired(lab: Lab) -> tuple[str, socket.socket]:
 
 @pytest.fixture
 def one(lab: Lab, wired: tuple[str, socket.socket], tmp_path: Path) -> Iterator[Installation]:
-    """An installation in that namespace. A flow without packets stays one, however long the test takes."""
+    """An installation in that namespace. No flow ends by idling, however long the test takes."""
     with Installation(lab, tmp_path / "one", netns=wired[0], timeouts={"udp": 3600}) as one:
         yield one
 

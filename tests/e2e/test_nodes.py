@@ -73,9 +73,9 @@ def test_two_nodes(tmp_path: Path) -> None:
             silent = "node n2 is silent: nothing heard of it"
             wait_for(lambda: [n.rpartition(" for ")[0] for n in one.sink_status()["notices"]] == [silent], "its notice")
             wait_for(lambda: "n1 live, n2 silent" in one.run("status").stdout, "status to say so")
-            asked = "SELECT node, state FROM nodes"
-            told = {"n1": "live", "n2": "silent"}
-            wait_for(lambda: {row["node"]: row["state"] for row in one.sql(asked)} == told, "SQL to say so")
+            asked = "SELECT node, state FROM nodes ORDER BY node"
+            told = [{"node": "n1", "state": "live"}, {"node": "n2", "state": "silent"}]
+            wait_for(lambda: one.sql(asked) == told, "SQL to say so")
             assert states(one)["n2"] == "silent"
 
             there = two.collector("--policy", policy)  # takes over what its predecessor left

@@ -201,9 +201,11 @@ def over_a_restart(one: Installation) -> None:
     top.until("web")
     up = json.loads((one.run_dir / "up.json").read_text())
     os.kill(up["pid"], signal.SIGSTOP)  # else the sink may be back before anybody misses it
-    os.kill(up["parts"]["sink"], signal.SIGKILL)
-    top.until("; as it was at")
-    os.kill(up["pid"], signal.SIGCONT)
+    try:
+        os.kill(up["parts"]["sink"], signal.SIGKILL)
+        top.until("; as it was at")
+    finally:
+        os.kill(up["pid"], signal.SIGCONT)
     wait_for(lambda: one.answers("sink"), "the sink")
 
     def recovered() -> bool:

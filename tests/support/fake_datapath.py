@@ -120,9 +120,13 @@ class FakeKernel:
     def mode(self) -> Mode:
         return self.in_force[1]
 
-    def switch(self, epoch: tuple[int, Mode], confirm_within: float) -> None:
+    def free(self) -> None:
+        """Raises KernelError while a change waits."""
         if self.confirm_until:
             raise KernelError("a change is unconfirmed", "confirm it, or wait until it falls back")
+
+    def switch(self, epoch: tuple[int, Mode], confirm_within: float) -> None:
+        self.free()
         self.previous, self.epoch = self.epoch, epoch
         self.confirm_until = time.monotonic_ns() + int(confirm_within * 1e9) if confirm_within else 0
 
@@ -265,6 +269,7 @@ class FakeDatapath:
             raise KernelError(f"revision {revision} does not follow {self.kernel.revision}")
         if len(compiled.rules) > RULES_MAX:
             raise KernelError(f"{len(compiled.rules)} rules, room for {RULES_MAX}", "raise the knob RULES_MAX")
+        self.kernel.free()
         slot = revision & 1
         self.kernel.rule_baseline[slot] = self.kernel.rule_counters[slot]
         self.kernel.applied.append((compiled, revision))

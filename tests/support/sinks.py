@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -109,6 +110,16 @@ class SinkProcess:
         process, self.process = self.process, None
         process.send_signal(how)
         return process.wait(deadline)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stopped, and going on afterwards."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> "SinkProcess":
         self.start()

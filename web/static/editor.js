@@ -22,6 +22,9 @@ export default {
   props: { text: String, language: String, label: String, marks: Array, words: Array },
   emits: ["text", "run"],
   template: `<div class="editor"></div>`,
+  created() {
+    this.acts = [];
+  },
   async mounted() {
     const CM = (this.CM = await library);
     if (!this.$el?.isConnected) return;
@@ -60,7 +63,7 @@ export default {
     };
     const language = new CM.Compartment();
     this.view = new CM.EditorView({
-      doc: this.given ?? this.text,
+      doc: this.text,
       parent: this.$el,
       extensions: [
         CM.Prec.highest(CM.keymap.of([{ key: "Mod-Enter", run }])),
@@ -78,6 +81,7 @@ export default {
       ],
     });
     this.mark();
+    this.acts.forEach((act) => act());
     const known = CM.languages.find((one) => one.name === this.language);
     if (known) this.view.dispatch({ effects: language.reconfigure(await known.load()) });
   },
@@ -107,26 +111,31 @@ export default {
         at = end;
       } while (at < text.length);
     },
+    there(act) {
+      if (this.view) act();
+      else this.acts.push(act); // for when the editor has come
+    },
     put(text) {
-      if (!this.view) {
-        this.given = text; // for when the editor has come
-        return;
-      }
-      clearTimeout(this.timer);
-      this.timer = 0;
-      this.putting = true;
-      this.view.dispatch({ changes: { from: 0, to: this.view.state.doc.length, insert: text } });
-      this.putting = false;
+      this.there(() => {
+        clearTimeout(this.timer);
+        this.timer = 0;
+        this.putting = true;
+        this.view.dispatch({ changes: { from: 0, to: this.view.state.doc.length, insert: text } });
+        this.putting = false;
+      });
     },
     insert(text) {
-      this.view?.dispatch(this.view.state.replaceSelection(text));
-      this.view?.focus();
+      this.there(() => {
+        this.view.dispatch(this.view.state.replaceSelection(text));
+        this.view.focus();
+      });
     },
     reveal(line, column) {
-      if (!this.view) return;
-      const { from } = place(this.view.state.doc, { line, column });
-      this.view.dispatch({ selection: { anchor: from }, effects: this.CM.EditorView.scrollIntoView(from, { y: "center" }) });
-      this.view.focus();
+      this.there(() => {
+        const { from } = place(this.view.state.doc, { line, column });
+        this.view.dispatch({ selection: { anchor: from }, effects: this.CM.EditorView.scrollIntoView(from, { y: "center" }) });
+        this.view.focus();
+      });
     },
     mark() {
       if (!this.view) return;

@@ -87,26 +87,29 @@ def _figures(found: dict[str, Any]) -> dict[str, str]:
 
 
 class _Notices:
-    """Sentences, which may be others each second, and changes that wait, which have a button: it stays where it is."""
+    """Changes that wait, above all for their button, and sentences: each made anew when they are others only."""
 
     def __init__(self, page: Page) -> None:
         self._page = page
-        self._sentences, self._changes = box("div", "notices"), box("div", "notices")
-        self._waiting: object = []
+        self._changes, self._sentences = box("div", "notices"), box("div", "notices")
+        self._waiting: list[Any] = []
+        self._said: list[str] = []
 
     def show(self, found: dict[str, Any]) -> None:
-        self._sentences.clear()
-        with self._sentences:
-            for notice in [*([] if self._page.span.live else [PAST]), *found["notices"]]:
-                text(notice, "p", "notice")
         waiting = [(node["node"], node["pending"]) for node in found["nodes"] if node["pending"]]
-        if self._waiting == waiting:
-            return
-        self._waiting = waiting
-        self._changes.clear()
-        with self._changes:
-            for node, change in waiting:
-                commands.pending(self._page, node, change)
+        if self._waiting != waiting:
+            self._waiting = waiting
+            self._changes.clear()
+            with self._changes:
+                for node, change in waiting:
+                    commands.pending(self._page, node, change)
+        said = [*([] if self._page.span.live else [PAST]), *found["notices"]]
+        if self._said != said:
+            self._said = said
+            self._sentences.clear()
+            with self._sentences:
+                for notice in said:
+                    text(notice, "p", "notice")
 
 
 def _rates() -> dict[str, Any]:

@@ -131,7 +131,7 @@ def intruder_steps(_: Iterator[int], patience: float) -> Iterator[Step]:
 
 
 Steps = Callable[[Iterator[int], float], Iterator[Step]]
-"""Given the numbers of items, and seconds to wait for what policy denies."""
+"""Given serial numbers for items, and seconds to wait for what policy denies."""
 ROUNDS: dict[str, tuple[Steps, float, int]] = {
     "visitor": (visitor_steps, 0.05, 1),
     "frontend": (frontend_steps, 0.2, 1),

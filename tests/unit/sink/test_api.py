@@ -90,7 +90,8 @@ async def test_the_socket_is_its_owners_alone(served: api.Api, settings: SinkSet
 
 async def test_who_asks_ends_an_idle_connection_not_the_sink(served: api.Api, settings: SinkSettings) -> None:
     """Else a question meets the end of its connection, and finds the sink away."""
-    assert server(served.app).config.timeout_keep_alive > 2 * (httpx.Limits().keepalive_expiry or 0)
+    expiry = httpx.Limits().keepalive_expiry
+    assert expiry is not None and server(served.app).config.timeout_keep_alive > 2 * expiry
 
 
 async def test_the_same_answers_over_socket_and_from_the_store(
