@@ -171,7 +171,10 @@ async def _subscribe(client: "Client", queue: Queue, wanted: Sequence[str]) -> N
 
 
 async def policy_records(client: "Client") -> list[bytes]:
-    """What every node has in force and had before, with rules and identities by name. None where no stream is yet."""
+    """What every node has in force and had before, with rules and identities by name. None where no stream is yet.
+
+    What NATS does not give in time is told on stderr.
+    """
     import nats.errors
     import nats.js.errors
     from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -188,6 +191,8 @@ async def policy_records(client: "Client") -> list[bytes]:
         while len(out) < pending:
             out += [message.data for message in await consumer.fetch(min(500, pending - len(out)), timeout=5.0)]
         await consumer.unsubscribe()
-    except (nats.errors.TimeoutError, nats.js.errors.NotFoundError, nats.js.errors.ServiceUnavailableError):
+    except nats.errors.TimeoutError:
+        show.say(f"NATS gave {len(out)} policy records, not all in time: rules and identities may lack their names")
+    except (nats.js.errors.NotFoundError, nats.js.errors.ServiceUnavailableError):
         pass
     return out

@@ -17,7 +17,7 @@ IDLE = 60
 """Seconds an idle connection is kept: longer than by those who ask (httpx: 5), so that it is they who end it.
 
 With uvicorn's own 5 the sink could close a connection just as a question came on it, and who asked said that the sink
-does not answer: 4 of 900 questions that came 5 s, give or take 30 ms, after the one before.
+does not answer.
 """
 
 

@@ -21,7 +21,7 @@ RULES = {rule["name"] for rule in yaml.safe_load(POLICY.read_text())["rules"]}
 
 
 def nothing_remains(demo: Demo) -> None:
-    wait_for(lambda: not demo.remains() or None, f"everything of the demo to go: {demo.remains()}")
+    wait_for(lambda: not demo.remains() or None, f"everything of the demo to go: {demo.remains()}", 10)
 
 
 def test_json_is_one_document_that_adds_up(tmp_path: Path, loader: str) -> None:

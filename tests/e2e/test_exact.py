@@ -99,15 +99,16 @@ def tagged(port: int, tags: int) -> bytes:
 
 def settled(netns: str, interface: str) -> dict[str, int]:
     """Counters once the connection's last acknowledgement has come through: the same for half a second."""
-    seen = [statistics(netns, interface)]
+    seen, since = statistics(netns, interface), time.monotonic()
 
-    def same() -> bool:
-        time.sleep(0.1)
-        seen.append(statistics(netns, interface))
-        return len(seen) > 5 and all(one == seen[-1] for one in seen[-6:])
+    def still() -> bool:
+        nonlocal seen, since
+        if (now := statistics(netns, interface)) != seen:
+            seen, since = now, time.monotonic()
+        return time.monotonic() - since > 0.5
 
-    wait_for(same, "counters that stand still")
-    return seen[-1]
+    wait_for(still, "counters that stand still")
+    return seen
 
 
 def dropped(told: Told) -> None:

@@ -124,16 +124,14 @@ def shown(prometheus: Prometheus) -> None:
         wait_for(lambda: prometheus.ask(query), f"samples for {title}: {query}")  # noqa: B023
     due = {"ZtlensNewDeniedPair", "ZtlensPolicyFileBroken"}
     asked = alerts().items()
-    seen: set[str] = set()
+    late = {"ZtlensTargetDown", "ZtlensNodeSilent"}  # of a machine that stands still for seconds they are true then
 
-    def all_due() -> bool:
+    def only_due() -> bool:
         found = {name for name, expression in asked if prometheus.ask(expression)}
-        seen.update(found)
-        return found >= due
+        assert found <= due | late
+        return found == due
 
-    wait_for(all_due, f"samples of {due}")
-    late = {"ZtlensTargetDown", "ZtlensNodeSilent"}  # of a machine that stood still for seconds they are true
-    assert due <= seen <= due | late
+    wait_for(only_due, f"samples of {due} alone")
 
 
 def catalogued(collector: str, sink: str) -> None:

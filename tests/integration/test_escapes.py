@@ -81,7 +81,7 @@ def test_nothing_gets_out_and_nothing_breaks(sink: SinkProcess, tmp_path: Path) 
         assert history.status()["pid"] == sink.process.pid
         assert asked(history, CONTENT) == before
         # What a question took is given back, not only free to the next.
-        wait_for(lambda: mapped(sink.process.pid) < LIMIT // 4, "what the questions took to be given back")
+        wait_for(lambda: mapped(sink.process.pid) < LIMIT // 4, "what the questions took to be given back", 10)
         assert sorted(path for path in tmp_path.iterdir() if path.suffix != ".tmp") == files
         assert list(tmp_path.glob("*.tmp/*")) == []
         assert digest(database) == data

@@ -168,7 +168,7 @@ async def test_checks_hold_up_no_reader_and_end_when_who_asked_has_left(
             processes.append(self)
 
     monkeypatch.setattr(apart.subprocess, "Popen", Popen)
-    monkeypatch.setattr(app.policies, "checked", exec)
+    monkeypatch.setattr(app.policies, "checked", exec)  # a check without end: it is to be killed
     endless = {"text": f"import time\ntime.sleep(1000)\n{'#' * app.SMALL}"}
     async with asking(http, "policy/check", endless, 6):
         await until(lambda: len(processes) == app.CHECKS, "as many checks as there may be")
